@@ -1,0 +1,3 @@
+//! Drives the engine over links: the collectives as a slice and tensor API.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Process groups: rendezvous, every collective, blocking and async, errors that name the rank.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Dtypes, dense tensors, reduction kernels and the device trait of allhands.

@@ -1,0 +1,3 @@
+//! Wire header, fingerprint, handshake and control frames of allhands.
+
+#![forbid(unsafe_code)]

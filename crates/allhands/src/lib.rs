@@ -1,0 +1,3 @@
+//! Collective communication and data-parallel training for Rust.
+
+#![forbid(unsafe_code)]

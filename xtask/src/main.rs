@@ -1,0 +1,3 @@
+//! Developer commands of allhands.
+
+fn main() {}
