@@ -1,3 +1,11 @@
 //! Links between ranks: a full mesh over TCP on mio, and local links between threads.
 
 #![forbid(unsafe_code)]
+
+pub mod local;
+mod port;
+
+pub use self::port::{
+    CONTROL_FRAME_MAX, CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent,
+    ControlSendError, Links, Loans, Port, SLICES_INLINE, Slices, Unfinished, Wake,
+};
