@@ -11,21 +11,21 @@ use crate::text::Text;
 /// Codes are plain numbers, as in [`FingerprintParts`]; the layer above gives them names.
 ///
 /// ```
-/// use allhands_wire::{Descriptor, Text, DESCRIPTOR_MAX};
+/// use allhands_wire::{DESCRIPTOR_MAX, Descriptor, Dims, Text};
 ///
 /// let told = Descriptor {
 ///     op: 1,
 ///     dtype: 3,
 ///     count: 6,
+///     shape: Dims::new(&[2, 3]),
 ///     label: Text::new("gradients of layer 2"),
 ///     ..Descriptor::default()
-/// }
-/// .with_shape(&[2, 3]);
+/// };
 ///
 /// let mut buffer = [0; DESCRIPTOR_MAX];
 /// let heard = Descriptor::decode(told.encode(&mut buffer))?;
 /// assert_eq!(heard, told);
-/// assert_eq!(heard.shape(), &[2, 3]);
+/// assert_eq!(heard.shape.as_slice(), &[2, 3]);
 /// # Ok::<(), allhands_wire::PayloadError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -46,28 +46,13 @@ pub struct Descriptor {
     pub premul_bits: u64,
     /// Whatever else must be equal on all ranks.
     pub extra: u64,
+    /// The shape in elements; empty if none was told.
+    pub shape: Dims,
     /// What the user calls this operation.
     pub label: Text<LABEL_MAX>,
-    shape: [u64; SHAPE_MAX],
-    dims: u8,
 }
 
 impl Descriptor {
-    /// The description with this shape, of which the first [`SHAPE_MAX`] dimensions are kept.
-    #[must_use]
-    pub fn with_shape(mut self, shape: &[u64]) -> Self {
-        let dims = shape.len().min(SHAPE_MAX);
-        self.shape = [0; SHAPE_MAX];
-        self.shape[..dims].copy_from_slice(&shape[..dims]);
-        self.dims = dims as u8;
-        self
-    }
-
-    /// The shape in elements, outermost dimension first; empty if none was told.
-    pub fn shape(&self) -> &[u64] {
-        &self.shape[..usize::from(self.dims)]
-    }
-
     /// The fingerprint of this operation.
     pub const fn fingerprint(&self) -> Fingerprint {
         Fingerprint::new(FingerprintParts {
@@ -109,8 +94,8 @@ impl Descriptor {
         out.u64(self.count);
         out.u64(self.premul_bits);
         out.u64(self.extra);
-        out.u16(u16::from(self.dims));
-        for &dim in self.shape() {
+        out.u16(self.shape.as_slice().len() as u16);
+        for &dim in self.shape.as_slice() {
             out.u64(dim);
         }
         out.text(&self.label);
@@ -129,10 +114,11 @@ impl Descriptor {
             ..Self::default()
         };
         let dims = fields.count("shape", SHAPE_MAX)?;
-        for dim in &mut descriptor.shape[..dims] {
+        let mut shape = [0; SHAPE_MAX];
+        for dim in &mut shape[..dims] {
             *dim = fields.u64("shape")?;
         }
-        descriptor.dims = dims as u8;
+        descriptor.shape = Dims::new(&shape[..dims]);
         descriptor.label = fields.text("label")?;
         Ok(descriptor)
     }
@@ -144,10 +130,38 @@ impl fmt::Display for Descriptor {
         if let Some(root) = self.root {
             write!(f, " root {root}")?;
         }
-        write!(f, " count {} shape {:?} algorithm {}", self.count, self.shape(), self.algorithm)?;
+        write!(f, " count {} shape {} algorithm {}", self.count, self.shape, self.algorithm)?;
         if !self.label.is_empty() {
             write!(f, " label {:?}", self.label)?;
         }
         Ok(())
+    }
+}
+
+/// Up to [`SHAPE_MAX`] dimensions, stored inline, outermost first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Dims {
+    dims: [u64; SHAPE_MAX],
+    len: u8,
+}
+
+impl Dims {
+    /// Copies the first [`SHAPE_MAX`] of `dims`.
+    pub fn new(dims: &[u64]) -> Self {
+        let len = dims.len().min(SHAPE_MAX);
+        let mut kept = [0; SHAPE_MAX];
+        kept[..len].copy_from_slice(&dims[..len]);
+        Self { dims: kept, len: len as u8 }
+    }
+
+    /// The dimensions.
+    pub fn as_slice(&self) -> &[u64] {
+        &self.dims[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Display for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.as_slice()).finish()
     }
 }

@@ -1,4 +1,4 @@
-use crate::HeaderError;
+use crate::{HandshakeError, HeaderError};
 
 /// Why a payload is not the message its header announced.
 ///
@@ -103,4 +103,7 @@ pub enum WireError {
     /// A stream of frames was refused.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A handshake failed.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
 }

@@ -6,14 +6,20 @@ mod bytes;
 mod descriptor;
 mod error;
 mod fingerprint;
+mod handshake;
 mod header;
 mod limits;
 mod peer;
 mod text;
 
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, Dims};
 pub use error::{FrameError, PayloadError, WireError};
 pub use fingerprint::{Differences, Field, Fingerprint, FingerprintParts};
+pub use handshake::{
+    Decision, GREETING_LEN, HELLO_LEN, HandshakeError, HandshakeState, Hello, HostHash, Identity,
+    Incumbent, Initiator, JobHash, JobKey, KeyError, Nonce, PROVEN_HELLO_LEN, Purpose, Reject,
+    Responder, VERDICT_LEN,
+};
 pub use header::{FRAME_MAGIC, Flags, Header, HeaderError, Kind, Lane, WIRE_VERSION};
 pub use limits::*;
 pub use peer::Peer;
