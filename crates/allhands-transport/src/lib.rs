@@ -4,6 +4,7 @@
 
 pub mod local;
 mod port;
+pub mod tcp;
 
 pub use self::port::{
     CONTROL_FRAME_MAX, CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent,

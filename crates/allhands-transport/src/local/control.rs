@@ -35,11 +35,8 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(world: u32) -> Self {
-        let inbox = || Inbox {
-            items: VecDeque::new(),
-            waiting: vec![0; world as usize],
-            abandoned: false,
-        };
+        let inbox =
+            || Inbox { items: VecDeque::new(), waiting: vec![0; world as usize], abandoned: false };
         Self { inboxes: (0..world).map(|_| (Mutex::new(inbox()), Arc::default())).collect() }
     }
 

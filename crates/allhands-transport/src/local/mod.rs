@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use allhands_wire::Peer;
 
-pub use self::control::LocalControl;
 use self::control::Exchange;
+pub use self::control::LocalControl;
 use self::doorbell::Doorbell;
 use self::pipe::{Pipe, Taken, Written};
 use crate::port::{Capabilities, Closed, Links, Port, Slices, Unfinished, Wake};
@@ -90,8 +90,12 @@ pub fn fabric_with(world: u32, options: FabricOptions) -> Vec<(LocalLinks, Local
                     blocked: Blocked::No,
                 })
                 .collect();
-            let links =
-                LocalLinks { me: Peer(me), links, bell: Arc::clone(&bells[me as usize]), mode: Mode::Running };
+            let links = LocalLinks {
+                me: Peer(me),
+                links,
+                bell: Arc::clone(&bells[me as usize]),
+                mode: Mode::Running,
+            };
             (links, LocalControl::new(Peer(me), Arc::clone(&exchange)))
         })
         .collect()

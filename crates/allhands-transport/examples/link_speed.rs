@@ -1,0 +1,234 @@
+//! Measures the links between two ranks: round trips of small messages, and two streams at once.
+//!
+//! `cargo run --release -p allhands-transport --example link_speed -- [tcp|local] [buffer bytes] [congestion]`
+//!
+//! Each rank is a thread that spins on `receive` and `flush`, as a driver does. Frames are a length
+//! and a payload; bulk payloads land in the port's window.
+
+use std::io::{IoSlice, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use allhands_transport::tcp::TcpLinks;
+use allhands_transport::{Closed, Links, Port, Slices, local};
+use allhands_wire::Peer;
+use socket2::SockRef;
+
+const HEAD: usize = 64;
+
+/// One message each way at a time, or a stream of frames.
+struct Pump {
+    head: [u8; HEAD],
+    out: Vec<u8>,
+    frame: usize,
+    /// Bytes (heads and payloads) not yet sent, and the position in the current frame.
+    left: usize,
+    at: usize,
+    room: Vec<u8>,
+    /// Bytes of the current incoming frame that have arrived.
+    have: usize,
+    received: usize,
+}
+
+impl Pump {
+    fn new(frame: usize, span: usize) -> Self {
+        let (head, out, room) = ([1; HEAD], vec![2; span], vec![0; span]);
+        Self { head, out, frame, left: 0, at: 0, room, have: 0, received: 0 }
+    }
+
+    fn whole(&self) -> usize {
+        HEAD + self.frame
+    }
+
+    /// Where the payload of the frame after `frames` frames lies.
+    fn place(&self, frames: usize) -> usize {
+        frames * self.frame % self.out.len()
+    }
+}
+
+impl Port for Pump {
+    fn outgoing<'a>(&'a mut self, _: Peer, slices: &mut Slices<'a>) {
+        let (mut left, mut at, mut done) =
+            (self.left, self.at % self.whole(), self.at / self.whole());
+        while left > 0 && slices.len() < 15 {
+            let place = self.place(done);
+            if at < HEAD {
+                slices.push(IoSlice::new(&self.head[at..]));
+                slices.push(IoSlice::new(&self.out[place..place + self.frame]));
+            } else {
+                slices.push(IoSlice::new(&self.out[place + at - HEAD..place + self.frame]));
+            }
+            left -= self.whole() - at;
+            done += 1;
+            at = 0;
+        }
+    }
+
+    fn sent(&mut self, _: Peer, bytes: usize) {
+        self.left -= bytes;
+        self.at += bytes;
+    }
+
+    fn window(&mut self, _: Peer) -> &mut [u8] {
+        let at = self.have % self.whole();
+        if at < HEAD {
+            return &mut [];
+        }
+        let place = self.place(self.have / self.whole());
+        &mut self.room[place + at - HEAD..place + self.frame]
+    }
+
+    fn filled(&mut self, _: Peer, bytes: usize) {
+        self.have += bytes;
+        self.received += bytes;
+    }
+
+    fn handle(&mut self, _: Peer, mut bytes: &[u8]) {
+        self.received += bytes.len();
+        while !bytes.is_empty() {
+            let at = self.have % self.whole();
+            let n = if at < HEAD { HEAD - at } else { self.whole() - at }.min(bytes.len());
+            if at >= HEAD {
+                let place = self.place(self.have / self.whole()) + at - HEAD;
+                self.room[place..place + n].copy_from_slice(&bytes[..n]);
+            }
+            self.have += n;
+            bytes = &bytes[n..];
+        }
+    }
+
+    fn closed(&mut self, peer: Peer, cause: Closed) {
+        panic!("{peer}: {cause}");
+    }
+}
+
+fn tcp_pair(buffer: usize, congestion: &str) -> [Box<dyn Links>; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");
+    let (far, _) = listener.accept().expect("loopback");
+    for stream in [&near, &far] {
+        let socket = SockRef::from(stream);
+        stream.set_nodelay(true).expect("a TCP option");
+        if buffer > 0 {
+            socket.set_send_buffer_size(buffer).expect("a socket option");
+            socket.set_recv_buffer_size(buffer).expect("a socket option");
+        }
+        #[cfg(target_os = "linux")]
+        if !congestion.is_empty() {
+            socket.set_tcp_congestion(congestion.as_bytes()).expect("a known algorithm");
+        }
+    }
+    let near = TcpLinks::new(Peer(0), vec![vec![], vec![near]]).expect("an epoll");
+    let far = TcpLinks::new(Peer(1), vec![vec![far], vec![]]).expect("an epoll");
+    [Box::new(near), Box::new(far)]
+}
+
+fn local_pair() -> [Box<dyn Links>; 2] {
+    let mut ranks = local::fabric(2).into_iter();
+    let mut next = || Box::new(ranks.next().expect("two ranks").0);
+    [next(), next()]
+}
+
+/// Round trips; returns the time of one.
+fn ping_pong(links: &mut [Box<dyn Links>; 2], bytes: usize, rounds: u32) -> Duration {
+    let barrier = Barrier::new(2);
+    let [near, far] = links;
+    let turn = |links: &mut Box<dyn Links>, peer: Peer, first: bool| {
+        let mut pump = Pump::new(bytes, bytes.max(1) * 4);
+        let whole = pump.whole();
+        barrier.wait();
+        let start = Instant::now();
+        for round in 0..rounds as usize {
+            let mut wait = |pump: &mut Pump, upto: usize| {
+                let mut spins = 0u32;
+                while pump.received < upto {
+                    links.receive(peer, pump);
+                    spins += 1;
+                    if spins % 256 == 0 {
+                        links.poll(Some(Duration::ZERO), pump);
+                    }
+                }
+            };
+            if !first {
+                wait(&mut pump, (round + 1) * whole);
+            }
+            pump.left += whole;
+            while pump.left > 0 {
+                links.flush(peer, &mut pump);
+            }
+            let mut wait = |pump: &mut Pump, upto: usize| {
+                while pump.received < upto {
+                    links.receive(peer, pump);
+                }
+            };
+            if first {
+                wait(&mut pump, (round + 1) * whole);
+            }
+        }
+        start.elapsed()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| turn(far, Peer(0), false));
+        turn(near, Peer(1), true)
+    }) / rounds
+}
+
+/// Both ranks send `total` bytes at once; returns GB/s each way.
+fn both_ways(links: &mut [Box<dyn Links>; 2], frame: usize, span: usize, total: usize) -> f64 {
+    let barrier = Barrier::new(2);
+    let [near, far] = links;
+    let turn = |links: &mut Box<dyn Links>, peer: Peer| {
+        let mut pump = Pump::new(frame, span);
+        let all = total / frame * pump.whole();
+        barrier.wait();
+        let start = Instant::now();
+        pump.left = all;
+        while pump.left > 0 || pump.received < all {
+            if pump.left > 0 {
+                links.flush(peer, &mut pump);
+            }
+            links.receive(peer, &mut pump);
+        }
+        let elapsed = start.elapsed();
+        barrier.wait();
+        elapsed
+    };
+    let slowest = std::thread::scope(|scope| {
+        let far = scope.spawn(|| turn(far, Peer(0)));
+        turn(near, Peer(1)).max(far.join().expect("the far rank"))
+    });
+    total as f64 / slowest.as_secs_f64() / 1e9
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let kind = args.next().unwrap_or_else(|| "tcp".into());
+    let buffer = args.next().map_or(0, |text| text.parse().expect("buffer bytes"));
+    let congestion = args.next().unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    let pair = || if kind == "local" { local_pair() } else { tcp_pair(buffer, &congestion) };
+    let mut say = |line: String| writeln!(out, "{line}").expect("standard output");
+    let mut links = pair();
+    for (bytes, rounds) in [(4, 20_000), (1024, 20_000), (16 << 10, 10_000), (256 << 10, 500)] {
+        let times = (0..5).map(|_| ping_pong(&mut links, bytes, rounds).as_secs_f64() * 1e6);
+        let time = median(times.collect());
+        say(format!("{kind} round trip {bytes:>8} B {time:>9.2} us {:>9.0}/s", 1e6 / time));
+    }
+    for span in [1 << 20, 64 << 20] {
+        for frame in [256 << 10, 1 << 20] {
+            let rates: Vec<f64> =
+                (0..5).map(|_| both_ways(&mut links, frame, span, 256 << 20)).collect();
+            let best = rates.iter().copied().fold(0.0, f64::max);
+            say(format!(
+                "{kind} both ways, frames of {frame:>7} B over {span:>8} B: {:.2} GB/s each way, best {best:.2}",
+                median(rates),
+            ));
+        }
+    }
+}
