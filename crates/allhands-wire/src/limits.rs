@@ -29,7 +29,7 @@ pub const CONTROL_PAYLOAD_MAX: usize = 1024;
 /// Bytes of a whole control frame: header, payload and payload CRC.
 pub const CONTROL_FRAME_MAX: usize = HEADER_LEN + CONTROL_PAYLOAD_MAX + PAYLOAD_CRC_LEN;
 
-/// Bytes of an encoded loan.
+/// Bytes of an encoded [`Loan`](crate::Loan).
 pub const LOAN_LEN: usize = 32;
 
 /// Bytes of an encoded [`Descriptor`](crate::Descriptor).
@@ -41,16 +41,16 @@ pub const SHAPE_MAX: usize = 8;
 /// Bytes of a user's label in a [`Descriptor`](crate::Descriptor).
 pub const LABEL_MAX: usize = 64;
 
-/// Bytes of an encoded [`Report`].
+/// Bytes of an encoded [`Report`](crate::Report).
 pub const REPORT_MAX: usize = CONTROL_PAYLOAD_MAX;
 
-/// Culprits a [`Report`] lists by name; of more it keeps the number.
+/// Culprits a [`Report`](crate::Report) lists by name; of more it keeps the number.
 pub const CULPRITS_MAX: usize = 16;
 
-/// Bytes of the text in a [`Report`].
+/// Bytes of the text in a [`Report`](crate::Report).
 pub const REPORT_TEXT_MAX: usize = 256;
 
-/// Channels whose progress one [`Ping`] carries.
+/// Channels whose progress one [`Ping`](crate::Ping) carries.
 pub const PING_PROGRESS_MAX: usize = 32;
 
 /// Ranks of the largest mesh: what the 17 bits of a fingerprint's root can name.

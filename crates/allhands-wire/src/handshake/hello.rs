@@ -240,7 +240,7 @@ pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Collects one message of a fixed size.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Inbox<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -269,7 +269,7 @@ impl<const N: usize> Inbox<N> {
 }
 
 /// Holds one message of at most `N` bytes until it is written.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Outbox<const N: usize> {
     bytes: [u8; N],
     sent: usize,

@@ -9,7 +9,7 @@ use crate::peer::Peer;
 /// The dialling side of a handshake. See [`Responder`](super::Responder) for an example.
 ///
 /// It waits for the responder's greeting, so it has nothing to write at first.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Initiator {
     key: JobKey,
     hello: Hello,

@@ -40,7 +40,7 @@ use super::{HandshakeError, HandshakeState, Reject};
 /// assert!(matches!(initiator.state(), HandshakeState::Granted(hello) if hello.src == Peer(0)));
 /// assert!(matches!(responder.state(), HandshakeState::Granted(hello) if hello.pid == 200));
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Responder {
     key: JobKey,
     who: Identity,
@@ -186,6 +186,7 @@ impl Responder {
 }
 
 /// An initiator that proved the key waits for its place.
+#[derive(Debug)]
 #[must_use = "the initiator waits for the verdict"]
 pub struct Decision<'a> {
     responder: &'a mut Responder,
