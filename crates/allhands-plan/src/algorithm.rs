@@ -1,0 +1,47 @@
+//! The algorithms and their stable numbers.
+
+/// How a collective is done. The number of an algorithm rides in the fingerprint of an operation, so it
+/// never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Algorithm {
+    /// Every rank exchanges with every other at once: one-shot all-reduce, direct gather and so on.
+    Direct = 1,
+    /// Reduce-scatter and all-gather, each direct.
+    TwoShot = 2,
+    /// Exchange of everything with partners at distance 1, 2, 4, ….
+    RecursiveDoubling = 3,
+    /// Reduce-scatter by halving and all-gather by doubling (Rabenseifner), near first.
+    HalvingDoubling = 4,
+    /// Around a ring, one block a step.
+    Ring = 5,
+    /// Circulant reduce-scatter and all-gather (Träff 2024) in ceil(log2 P) rounds for every P.
+    Circulant = 6,
+    /// Recursive halving or doubling of blocks.
+    Recursive = 7,
+    /// Parallel aggregated trees (NCCL 2.23).
+    Pat = 8,
+    /// Binomial tree.
+    Binomial = 9,
+    /// Scatter, then all-gather (van de Geijn); for a reduction its mirror image.
+    ScatterAllGather = 10,
+    /// A chain through which segments flow.
+    Chain = 11,
+    /// Bruck's algorithm: ceil(log2 P) rounds of aggregated blocks.
+    Bruck = 12,
+    /// Partner r ± k in round k.
+    Pairwise = 13,
+    /// Dissemination barrier.
+    Dissemination = 14,
+    /// Dissemination with k partners a round.
+    KAry = 15,
+}
+
+impl Algorithm {
+    /// The number that stands for this algorithm on the wire.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        self as u8
+    }
+}
