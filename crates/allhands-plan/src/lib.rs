@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod algorithm;
+mod builder;
 mod plan;
 mod shape;
 

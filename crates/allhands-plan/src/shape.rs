@@ -117,3 +117,28 @@ pub enum Shape {
     /// No rank ends before all have begun.
     Barrier,
 }
+
+impl Shape {
+    /// Elements of `Input` and of `Data` on `rank`.
+    #[must_use]
+    pub fn lens(&self, world: u32, rank: Rank) -> (u64, u64) {
+        match self {
+            Self::AllReduce { len } | Self::Broadcast { len, .. } | Self::Reduce { len, .. } => {
+                (0, *len)
+            }
+            Self::AllGather { counts, own: Own::Input } => (counts.of(rank), counts.total(world)),
+            Self::AllGather { counts, own: Own::InPlace } => (0, counts.total(world)),
+            Self::Gather { counts, root } if *root == rank => {
+                (counts.of(rank), counts.total(world))
+            }
+            Self::Gather { counts, .. } => (counts.of(rank), 0),
+            Self::Scatter { counts, root } if *root == rank => {
+                (counts.total(world), counts.of(rank))
+            }
+            Self::Scatter { counts, .. } => (0, counts.of(rank)),
+            Self::ReduceScatter { counts } => (counts.total(world), counts.of(rank)),
+            Self::AllToAll { send, recv } => (send.total(world), recv.total(world)),
+            Self::Barrier => (0, 0),
+        }
+    }
+}

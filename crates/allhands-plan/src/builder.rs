@@ -1,0 +1,189 @@
+//! The pen with which algorithms write plans: numbers messages, keeps tables flat.
+
+use smallvec::SmallVec;
+
+use crate::algorithm::Algorithm;
+use crate::plan::{
+    Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
+};
+use crate::shape::Shape;
+
+/// Writes one rank's plan. Messages of a (source, destination) pair are numbered in the order in which
+/// they are written, so both sides must write them in the same order.
+pub(crate) struct Builder {
+    plan: Plan,
+    lanes: SmallVec<[Vec<Step>; 4]>,
+    sent: SmallVec<[(Rank, u32); 8]>,
+    received: SmallVec<[(Rank, u32); 8]>,
+}
+
+/// Shorthand for the wait lists of a step.
+pub(crate) fn after(waits: &[(u32, u32)]) -> [Option<Wait>; WAITS_MAX] {
+    let mut all = [None; WAITS_MAX];
+    for (slot, &(lane, steps)) in all.iter_mut().zip(waits) {
+        *slot = Some(Wait { lane, steps });
+    }
+    all
+}
+
+fn next_slot(counters: &mut SmallVec<[(Rank, u32); 8]>, peer: Rank) -> u32 {
+    // The latest partner is the likeliest.
+    if let Some((_, slot)) = counters.iter_mut().rev().find(|(rank, _)| *rank == peer) {
+        *slot += 1;
+        return *slot;
+    }
+    counters.push((peer, 0));
+    0
+}
+
+impl Builder {
+    /// Begins a plan with `lanes` empty lanes and no scratch, in no canonical order.
+    pub(crate) fn new(shape: &Shape, algorithm: Algorithm, world: u32, rank: Rank, lanes: usize) -> Self {
+        let (input_len, data_len) = shape.lens(world, rank);
+        Self {
+            plan: Plan {
+                shape: shape.clone(),
+                algorithm,
+                world,
+                rank,
+                input_len,
+                data_len,
+                scratch_len: 0,
+                exact_order: Order::Fixed,
+                half_order: Order::Fixed,
+                lanes: SmallVec::new(),
+                steps: Vec::new(),
+                parts: Vec::new(),
+                sources: Vec::new(),
+            },
+            lanes: (0..lanes).map(|_| Vec::new()).collect(),
+            sent: SmallVec::new(),
+            received: SmallVec::new(),
+        }
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        self.plan.rank
+    }
+
+    pub(crate) fn world(&self) -> u32 {
+        self.plan.world
+    }
+
+    /// Reserves scratch and returns where it begins.
+    pub(crate) fn scratch(&mut self, len: u64) -> u64 {
+        let at = self.plan.scratch_len;
+        self.plan.scratch_len += len;
+        at
+    }
+
+    /// Declares in which order operands are combined.
+    pub(crate) fn order(&mut self, exact: Order, half: Order) {
+        self.plan.exact_order = exact;
+        self.plan.half_order = half;
+    }
+
+    /// Steps written to `lane` so far: what another lane waits for to come after them.
+    pub(crate) fn steps_in(&self, lane: u32) -> u32 {
+        self.lanes[lane as usize].len() as u32
+    }
+
+    fn push(&mut self, lane: u32, label: &'static str, waits: &[(u32, u32)], op: Op) {
+        self.lanes[lane as usize].push(Step { op, waits: after(waits), label });
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        lane: u32,
+        label: &'static str,
+        waits: &[(u32, u32)],
+        messages: impl IntoIterator<Item = (Rank, Span)>,
+    ) {
+        let start = self.plan.parts.len();
+        for (peer, span) in messages {
+            let slot = next_slot(&mut self.sent, peer);
+            self.plan.parts.push(Part { peer, slot, span });
+        }
+        let parts = self.slice(start);
+        self.push(lane, label, waits, Op::Send { parts });
+    }
+
+    pub(crate) fn recv(
+        &mut self,
+        lane: u32,
+        label: &'static str,
+        waits: &[(u32, u32)],
+        messages: impl IntoIterator<Item = (Rank, Span)>,
+    ) {
+        let start = self.plan.parts.len();
+        for (peer, span) in messages {
+            let slot = next_slot(&mut self.received, peer);
+            self.plan.parts.push(Part { peer, slot, span });
+        }
+        let parts = self.slice(start);
+        self.push(lane, label, waits, Op::Recv { parts });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one for each field of the step")]
+    pub(crate) fn recv_reduce(
+        &mut self,
+        lane: u32,
+        label: &'static str,
+        waits: &[(u32, u32)],
+        peers: impl IntoIterator<Item = Rank>,
+        local: Option<Local>,
+        dst: Span,
+        finish: Finish,
+    ) {
+        let start = self.plan.parts.len();
+        for peer in peers {
+            let slot = next_slot(&mut self.received, peer);
+            self.plan.parts.push(Part { peer, slot, span: dst });
+        }
+        let parts = self.slice(start);
+        self.push(lane, label, waits, Op::RecvReduce { parts, local, dst, finish });
+    }
+
+    pub(crate) fn copy(
+        &mut self,
+        lane: u32,
+        label: &'static str,
+        waits: &[(u32, u32)],
+        src: Span,
+        dst: Span,
+    ) {
+        self.push(lane, label, waits, Op::Copy { src, dst });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one for each field of the step")]
+    pub(crate) fn reduce(
+        &mut self,
+        lane: u32,
+        label: &'static str,
+        waits: &[(u32, u32)],
+        sources: impl IntoIterator<Item = Span>,
+        local: Option<Local>,
+        dst: Span,
+        finish: Finish,
+    ) {
+        let start = self.plan.sources.len();
+        self.plan.sources.extend(sources);
+        let sources =
+            Slice { start: start as u32, len: (self.plan.sources.len() - start) as u32 };
+        self.push(lane, label, waits, Op::Reduce { sources, local, dst, finish });
+    }
+
+    fn slice(&self, start: usize) -> Slice {
+        Slice { start: start as u32, len: (self.plan.parts.len() - start) as u32 }
+    }
+
+    /// The plan.
+    pub(crate) fn build(mut self) -> Plan {
+        for lane in &self.lanes {
+            let start = self.plan.steps.len() as u32;
+            self.plan.steps.extend_from_slice(lane);
+            self.plan.lanes.push(Lane { steps: Slice { start, len: lane.len() as u32 } });
+        }
+        self.plan
+    }
+}
