@@ -240,7 +240,7 @@ pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Collects one message of a fixed size.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Inbox<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -268,8 +268,14 @@ impl<const N: usize> Inbox<N> {
     }
 }
 
+impl<const N: usize> fmt::Debug for Inbox<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {N} bytes in", self.len)
+    }
+}
+
 /// Holds one message of at most `N` bytes until it is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Outbox<const N: usize> {
     bytes: [u8; N],
     sent: usize,
@@ -293,5 +299,11 @@ impl<const N: usize> Outbox<N> {
 
     pub(super) fn sent(&mut self, bytes: usize) {
         self.sent = (self.sent + bytes).min(self.len);
+    }
+}
+
+impl<const N: usize> fmt::Debug for Outbox<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes out", self.sent, self.len)
     }
 }
