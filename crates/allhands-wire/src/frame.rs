@@ -120,7 +120,7 @@ impl FrameDecoder {
             (Stage::Header, Some(bytes)) => {
                 let header = Header::decode(bytes)?;
                 let kind = header.kind;
-                if kind.lane() != self.lane {
+                if !header.belongs_on(self.lane) {
                     return Err(FrameError::WrongLane { kind, lane: self.lane });
                 }
                 if header.payload_len > self.payload_max {

@@ -20,6 +20,7 @@ pub enum Kind {
     /// Bytes of one transfer of one operation.
     Data = 1,
     /// All operations up to `seq` on `channel` are submitted at the sender: their data may come.
+    /// It has no payload; its transfer length may say how many bytes of room are given back.
     Credit = 2,
     /// Where the receiver may read a transfer in place; the payload is a [`Loan`](crate::Loan).
     Loan = 3,
@@ -29,7 +30,8 @@ pub enum Kind {
     Ping = 16,
     /// The group is broken, and why: [`Report`](crate::Report).
     Poison = 17,
-    /// The sender leaves in order: [`Goodbye`](crate::Goodbye).
+    /// The sender leaves in order: [`Goodbye`](crate::Goodbye). As the last frame of a data
+    /// connection it has no payload.
     Goodbye = 18,
     /// Asks for or tells the full description of an operation: [`Describe`](crate::Describe).
     Describe = 19,
@@ -70,7 +72,8 @@ impl Kind {
         })
     }
 
-    /// The connection such a frame travels on.
+    /// The connection whose messages these are. A goodbye without payload also ends a data
+    /// connection.
     #[inline]
     pub const fn lane(self) -> Lane {
         match self {
@@ -340,7 +343,8 @@ impl Header {
                 // A chunk that is not the last ends where an offset can point to.
                 end == self.xfer_len || u64::from(self.payload_len) % OFFSET_UNIT == 0
             }
-            Kind::Credit => self.payload_len == 0 && self.xfer_len == 0 && self.offset == 0,
+            // Its transfer length, if any, counts bytes of room given back.
+            Kind::Credit => self.payload_len == 0 && self.offset == 0,
             Kind::Loan => {
                 self.payload_len == LOAN_LEN as u32 && self.byte_offset() <= self.xfer_len
             }
@@ -361,6 +365,13 @@ impl Header {
                 offset: self.offset,
             })
         }
+    }
+
+    /// Whether such a frame may come on a connection of this sort.
+    #[inline]
+    pub fn belongs_on(&self, lane: Lane) -> bool {
+        // A goodbye also ends a data connection, where there is nobody to read its reason.
+        self.kind.lane() == lane || (self.kind == Kind::Goodbye && self.payload_len == 0)
     }
 
     /// Where in the transfer the payload starts, in bytes.

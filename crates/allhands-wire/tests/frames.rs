@@ -43,7 +43,7 @@ fn naive(mut bytes: &[u8], lane: Lane, limit: u32) -> (Vec<Owned>, Option<FrameE
             Err(error) => return (frames, Some(error.into())),
         };
         let kind = header.kind;
-        if kind.lane() != lane {
+        if kind.lane() != lane && !(kind == Kind::Goodbye && header.payload_len == 0) {
             return (frames, Some(FrameError::WrongLane { kind, lane }));
         }
         let len = header.payload_len;
@@ -121,6 +121,13 @@ fn kinds_stay_on_their_lane() {
     let data = Header { kind: Kind::Credit, ..Header::default() }.encode();
     let (_, error) = decode_split(FrameDecoder::control(), &data, &[7]);
     assert_eq!(error, Some(FrameError::WrongLane { kind: Kind::Credit, lane: Lane::Control }));
+    // The end of a data connection is a bare goodbye; with a reason it belongs to control.
+    let bare = Header { kind: Kind::Goodbye, ..Header::default() }.encode();
+    let (frames, error) = decode_split(FrameDecoder::data(LIMIT), &bare, &[9]);
+    assert_eq!((frames.len(), error), (1, None));
+    let told = Message::Goodbye(Goodbye::Finished).encode(Address::default());
+    let (_, error) = decode_split(FrameDecoder::data(LIMIT), told.as_bytes(), &[9]);
+    assert_eq!(error, Some(FrameError::WrongLane { kind: Kind::Goodbye, lane: Lane::Data }));
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn limits_hold_at_their_edge() {
     for (kind, offset, xfer_len, payload_len, ok) in [
         (Kind::Credit, 0, 0, 0, true),
         (Kind::Credit, 0, 0, 1, false),
-        (Kind::Credit, 0, 1, 0, false),
+        (Kind::Credit, 0, 4096, 0, true),
         (Kind::Credit, 1, 0, 0, false),
         (Kind::Loan, 0, 1 << 20, 32, true),
         (Kind::Loan, 0, 1 << 20, 31, false),
