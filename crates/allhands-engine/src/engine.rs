@@ -1,0 +1,584 @@
+//! The engine: groups, channels, submission, and how lanes advance.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use allhands_plan::{Part, Rank, Span};
+use allhands_tensor::ReduceOp;
+use allhands_wire::{Descriptor, Fingerprint, Loan, Peer};
+use smallvec::SmallVec;
+
+use crate::buffers::{Buffers, Space, Storage};
+use crate::config::{CHANNELS_MAX, Config, HISTORY, IN_FLIGHT_MAX};
+use crate::error::{Failure, Refusal, Refused};
+use crate::failure::{ControlOut, Health, PendingMismatch};
+use crate::inbound::{Early, Inbound};
+use crate::op::{Body, LaneState, OpKey, OpState, PartAt, PointSubmission, Submission};
+use crate::outbound::{Outbound, POINT_CHANNEL};
+use crate::point::PointState;
+
+/// Marks a part whose bytes have all moved.
+pub(crate) const DONE: usize = usize::MAX;
+
+/// Names a group in one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey(pub(crate) u32);
+
+/// A set of peers that run operations together.
+#[derive(Clone, Debug)]
+pub struct GroupSpec {
+    /// The group's number on the wire, the same on all its members.
+    pub id: u32,
+    /// The group's generation; frames of another one are refused.
+    pub epoch: u32,
+    /// Mesh positions of the members, in rank order.
+    pub members: Vec<Peer>,
+}
+
+/// An operation that has ended, with its memory.
+#[derive(Debug)]
+pub struct Finished {
+    /// Which.
+    pub key: OpKey,
+    /// Number of the operation on its channel.
+    pub seq: u64,
+    /// How it ended.
+    pub result: Result<(), Box<Failure>>,
+    /// The input, given back.
+    pub input: Space,
+    /// The result, or what there is of it.
+    pub data: Space,
+}
+
+/// How far a member is on a channel, as far as this rank knows.
+#[derive(Debug, Default)]
+pub(crate) struct Confirm {
+    /// The member has submitted everything below.
+    pub(crate) submitted: u64,
+    /// Frames sent before that was known: (sequence, cost).
+    pub(crate) outstanding: VecDeque<(u64, usize)>,
+    /// Bytes of the member consumed here since it last heard how far this rank is.
+    pub(crate) uncredited: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) seq: u64,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) descriptor: Descriptor,
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) id: u32,
+    /// Sequence number of the next operation.
+    pub(crate) next: u64,
+    /// Sequence number of the first entry of `window`.
+    pub(crate) first: u64,
+    /// Operations in flight; `None` where one has ended and an earlier one has not.
+    pub(crate) window: VecDeque<Option<u32>>,
+    pub(crate) early: VecDeque<Early>,
+    pub(crate) history: VecDeque<Past>,
+    pub(crate) confirm: Vec<Confirm>,
+}
+
+impl Channel {
+    fn new(id: u32, members: usize) -> Self {
+        Self {
+            id,
+            next: 0,
+            first: 0,
+            window: VecDeque::new(),
+            early: VecDeque::new(),
+            history: VecDeque::with_capacity(HISTORY),
+            confirm: (0..members).map(|_| Confirm::default()).collect(),
+        }
+    }
+
+    pub(crate) fn op_at(&self, seq: u64) -> Option<u32> {
+        let at = seq.checked_sub(self.first)?;
+        self.window.get(usize::try_from(at).ok()?).copied().flatten()
+    }
+
+    pub(crate) fn past(&self, seq: u64) -> Option<&Past> {
+        self.history.iter().rev().find(|past| past.seq == seq)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: u32,
+    pub(crate) epoch: u32,
+    pub(crate) members: Vec<Peer>,
+    pub(crate) rank: Rank,
+    /// Rank of each mesh position; `u32::MAX` for outsiders.
+    ranks: Vec<u32>,
+    pub(crate) channels: Vec<Channel>,
+    pub(crate) point: Vec<PointState>,
+    pub(crate) health: Health,
+    pub(crate) mismatches: Vec<PendingMismatch>,
+}
+
+impl Group {
+    pub(crate) fn rank_of(&self, peer: Peer) -> Option<Rank> {
+        self.ranks.get(peer.index()).copied().filter(|&r| r != u32::MAX).map(Rank)
+    }
+
+    pub(crate) fn peer_of(&self, rank: Rank) -> Peer {
+        self.members[rank.0 as usize]
+    }
+
+    pub(crate) fn channel(&mut self, id: u32) -> Option<&mut Channel> {
+        let at = match self.channels.iter().position(|c| c.id == id) {
+            Some(at) => at,
+            None if self.channels.len() < CHANNELS_MAX => {
+                self.channels.push(Channel::new(id, self.members.len()));
+                self.channels.len() - 1
+            }
+            None => return None,
+        };
+        Some(&mut self.channels[at])
+    }
+
+    pub(crate) fn channel_ref(&self, id: u32) -> Option<&Channel> {
+        self.channels.iter().find(|c| c.id == id)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PeerState {
+    pub(crate) inbound: Inbound,
+    pub(crate) out: Outbound,
+    /// Bytes held here for operations not submitted here.
+    pub(crate) pool: usize,
+    /// The same for point-to-point messages that nobody has asked for.
+    pub(crate) point_pool: usize,
+    /// Nothing more will come.
+    pub(crate) closed: bool,
+    /// The peer said that it leaves.
+    pub(crate) left: bool,
+    /// The peer can read this rank's shared memory in place.
+    pub(crate) lends: bool,
+}
+
+/// Runs plans for one rank: bytes and time go in, bytes to send and finished operations come out.
+///
+/// The engine does no I/O, keeps no clock and starts no thread. Verbs that begin with `handle` bring
+/// something in, `poll` takes something out. See the crate's documentation for the invariants.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) me: Peer,
+    pub(crate) groups: Vec<Option<Group>>,
+    ops: Vec<Slot>,
+    free: Vec<u32>,
+    pub(crate) peers: Vec<PeerState>,
+    pub(crate) dirty: Vec<Peer>,
+    finished: VecDeque<Finished>,
+    pub(crate) controls: VecDeque<(Peer, ControlOut)>,
+    pub(crate) pulls: VecDeque<Pull>,
+    /// The latest time that the driver told.
+    pub(crate) now: Instant,
+    pub(crate) next_deadline: Option<Instant>,
+    scratch: Vec<Vec<u8>>,
+}
+
+/// Scratch buffers kept for the next operation.
+const SCRATCH_KEPT: usize = 4;
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    op: Option<Box<OpState>>,
+}
+
+/// Memory of a peer to be read in place, then told so through [`Engine::handle_pulled`].
+#[derive(Clone, Copy, Debug)]
+pub struct Pull {
+    /// Whose memory.
+    pub peer: Peer,
+    /// Where it is.
+    pub loan: Loan,
+    pub(crate) op: OpKey,
+    pub(crate) at: PartAt,
+    pub(crate) slot: u32,
+}
+
+impl Engine {
+    /// An engine for position `me` of a mesh of `world` peers.
+    #[must_use]
+    pub fn new(me: Peer, world: u32, config: Config, now: Instant) -> Self {
+        Self {
+            config,
+            me,
+            groups: Vec::new(),
+            ops: Vec::new(),
+            free: Vec::new(),
+            peers: (0..world).map(|_| PeerState::default()).collect(),
+            dirty: Vec::new(),
+            finished: VecDeque::new(),
+            controls: VecDeque::new(),
+            pulls: VecDeque::new(),
+            now,
+            next_deadline: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// This rank's position in the mesh.
+    #[must_use]
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// Adds a group. Its operations may be submitted at once; frames that members sent earlier are lost
+    /// if this comes after them, so add a group before bytes are handed in.
+    ///
+    /// # Errors
+    /// A member outside the mesh, a member twice, this rank not among them, or a (id, epoch) in use.
+    pub fn add_group(&mut self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
+        let mut ranks = vec![u32::MAX; self.peers.len()];
+        for (rank, peer) in spec.members.iter().enumerate() {
+            match ranks.get_mut(peer.index()) {
+                Some(slot) if *slot == u32::MAX => *slot = rank as u32,
+                Some(_) => return Err(Refusal::MemberTwice { peer: *peer }),
+                None => return Err(Refusal::Outsider { peer: *peer, world: self.peers.len() as u32 }),
+            }
+        }
+        let rank = ranks[self.me.index()];
+        if rank == u32::MAX {
+            return Err(Refusal::NotMember { peer: self.me });
+        }
+        if self.groups.iter().flatten().any(|g| g.id == spec.id && g.epoch == spec.epoch) {
+            return Err(Refusal::GroupInUse { id: spec.id, epoch: spec.epoch });
+        }
+        let point = spec.members.iter().map(|_| PointState::default()).collect();
+        self.groups.push(Some(Group {
+            id: spec.id,
+            epoch: spec.epoch,
+            members: spec.members,
+            rank: Rank(rank),
+            ranks,
+            channels: Vec::new(),
+            point,
+            health: Health::Good,
+            mismatches: Vec::new(),
+        }));
+        Ok(GroupKey(self.groups.len() as u32 - 1))
+    }
+
+    pub(crate) fn group_ref(&self, index: u32) -> &Group {
+        self.groups[index as usize].as_ref().expect("operations end before their group is removed")
+    }
+
+    pub(crate) fn group_mut(&mut self, index: u32) -> &mut Group {
+        self.groups[index as usize].as_mut().expect("operations end before their group is removed")
+    }
+
+    pub(crate) fn group_index(&self, id: u32, epoch: u32) -> Option<u32> {
+        self.groups
+            .iter()
+            .position(|g| g.as_ref().is_some_and(|g| g.id == id && g.epoch == epoch))
+            .map(|at| at as u32)
+    }
+
+    pub(crate) fn op(&self, key: OpKey) -> Option<&OpState> {
+        let slot = self.ops.get(key.index())?;
+        (slot.generation == key.generation).then_some(slot.op.as_deref()).flatten()
+    }
+
+    pub(crate) fn op_mut(&mut self, key: OpKey) -> Option<&mut OpState> {
+        let slot = self.ops.get_mut(key.index())?;
+        if slot.generation == key.generation { slot.op.as_deref_mut() } else { None }
+    }
+
+    pub(crate) fn op_by_index(&self, index: u32) -> Option<&OpState> {
+        self.ops.get(index as usize)?.op.as_deref()
+    }
+
+    pub(crate) fn take_op(&mut self, key: OpKey) -> Option<Box<OpState>> {
+        let slot = self.ops.get_mut(key.index())?;
+        if slot.generation == key.generation { slot.op.take() } else { None }
+    }
+
+    pub(crate) fn put_op(&mut self, op: Box<OpState>) {
+        let index = op.key.index();
+        self.ops[index].op = Some(op);
+    }
+
+    pub(crate) fn keys_in_group(&self, group: u32) -> Vec<OpKey> {
+        let in_group = |slot: &Slot| slot.op.as_ref().filter(|op| op.group == group).map(|op| op.key);
+        self.ops.iter().filter_map(in_group).collect()
+    }
+
+    pub(crate) fn ops_in_flight(&self) -> impl Iterator<Item = &OpState> {
+        self.ops.iter().filter_map(|slot| slot.op.as_deref())
+    }
+
+    /// Whether an operation is still in flight.
+    #[must_use]
+    pub fn is_pending(&self, key: OpKey) -> bool {
+        self.op(key).is_some()
+    }
+
+    /// Operations in flight.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.ops.len() - self.free.len()
+    }
+
+    /// The next operation that has ended.
+    pub fn poll_finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
+    }
+
+    /// Number that the next operation of `group` on `channel` will have.
+    #[must_use]
+    pub fn next_seq(&self, group: GroupKey, channel: u32) -> u64 {
+        self.group_ref(group.0).channel_ref(channel).map_or(0, |c| c.next)
+    }
+
+    fn new_key(&mut self) -> OpKey {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.ops.push(Slot { generation: 0, op: None });
+                self.ops.len() as u32 - 1
+            }
+        };
+        OpKey { index, generation: self.ops[index as usize].generation }
+    }
+
+    /// Submits a collective. From now on its messages are accepted, whichever lane they belong to.
+    ///
+    /// # Errors
+    /// The group has failed, or the buffers do not fit the plan; the buffers come back.
+    pub fn submit(&mut self, group: GroupKey, call: Submission) -> Result<OpKey, Box<Refused>> {
+        let reason = match self.check(group, &call) {
+            Ok(()) => None,
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
+            return Err(Box::new(Refused { reason, input: call.input, data: call.data }));
+        }
+        let key = self.new_key();
+        let me = self.group_ref(group.0);
+        let world = me.members.len() as u32;
+        let plan = call.plan.plan();
+        let scratch_len = plan.scratch_len() as usize * call.element_size;
+        let lanes = plan.lanes().iter().map(|_| LaneState::default()).collect();
+        let scratch = self.take_scratch(scratch_len);
+        let mut op = Box::new(OpState {
+            key,
+            group: group.0,
+            channel: call.channel,
+            seq: 0,
+            body: Body::Collective(call.plan),
+            kernel: call.kernel,
+            element_size: call.element_size,
+            world,
+            descriptor: call.descriptor,
+            fingerprint: call.fingerprint,
+            buffers: Buffers { input: call.input, data: call.data, scratch },
+            loan: call.loan,
+            lanes,
+            lanes_done: 0,
+            parked: SmallVec::new(),
+            deadline: call.deadline,
+            submitted: self.now,
+            probed: false,
+        });
+        if let Some(kernel) = op.kernel
+            && matches!(kernel.op(), ReduceOp::PremulSum(_))
+        {
+            let mut at = 0;
+            while at < op.buffers.data.len() {
+                let run = op.buffers.data.run_mut(at, usize::MAX);
+                kernel.prepare(run);
+                at += run.len();
+            }
+        }
+        let owner = self.group_mut(group.0);
+        let channel = owner.channel(call.channel).expect("checked above");
+        op.seq = channel.next;
+        channel.next += 1;
+        channel.window.push_back(Some(key.index));
+        let early = match channel.early.front() {
+            Some(early) if early.seq == op.seq => channel.early.pop_front(),
+            _ => None,
+        };
+        self.note_deadline(op.deadline);
+        if let Some(early) = early {
+            self.adopt_early(&mut op, early);
+        }
+        self.advance(&mut op);
+        self.grant_heavy(&op);
+        self.settle_op(op);
+        Ok(key)
+    }
+
+    fn check(&mut self, group: GroupKey, call: &Submission) -> Result<(), Refusal> {
+        let owner = self.group_ref(group.0);
+        if let Health::Failed(failure) = &owner.health {
+            return Err(Refusal::Failed(failure.clone()));
+        }
+        let world = owner.members.len() as u32;
+        let gone = owner.members.iter().position(|peer| self.peers[peer.index()].closed);
+        if let Some(rank) = gone {
+            return Err(Refusal::Left { rank: Rank(rank as u32) });
+        }
+        let owner = self.group_mut(group.0);
+        let plan = call.plan.plan();
+        if plan.world() != world || plan.rank() != owner.rank {
+            return Err(Refusal::ForeignPlan { world, rank: owner.rank });
+        }
+        if call.channel == POINT_CHANNEL {
+            return Err(Refusal::ReservedChannel);
+        }
+        let Some(channel) = owner.channel(call.channel) else {
+            return Err(Refusal::TooManyChannels { limit: CHANNELS_MAX });
+        };
+        if channel.window.len() >= IN_FLIGHT_MAX {
+            return Err(Refusal::TooManyInFlight { limit: IN_FLIGHT_MAX });
+        }
+        for (name, space, elements) in
+            [("input", &call.input, plan.input_len()), ("data", &call.data, plan.data_len())]
+        {
+            let expected = (elements as usize).checked_mul(call.element_size);
+            if expected != Some(space.len()) {
+                return Err(Refusal::Length { buffer: name, bytes: space.len(), expected });
+            }
+        }
+        if !call.data.is_writable() {
+            return Err(Refusal::ReadOnly);
+        }
+        if call.kernel.is_none() && plan.reduces() {
+            return Err(Refusal::NoKernel);
+        }
+        if call.kernel.is_some_and(|k| k.dtype().size() != call.element_size) {
+            return Err(Refusal::KernelSize { element_size: call.element_size });
+        }
+        Ok(())
+    }
+
+    /// Puts `op` back among those in flight, or ends it if every lane has ended.
+    pub(crate) fn settle_op(&mut self, op: Box<OpState>) {
+        if op.lanes_done == op.lanes.len() {
+            self.end(op, Ok(()));
+        } else {
+            self.put_op(op);
+        }
+    }
+
+    /// Ends `op`: its memory is free, its number becomes history.
+    pub(crate) fn end(&mut self, op: Box<OpState>, result: Result<(), Box<Failure>>) {
+        let OpState { key, group, channel, seq, body, fingerprint, descriptor, buffers, .. } = *op;
+        self.forget_point(group, &body, key);
+        let slot = &mut self.ops[key.index()];
+        slot.op = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.index);
+        if channel != POINT_CHANNEL
+            && let Some(owner) = self.groups[group as usize].as_mut()
+            && let Some(channel) = owner.channel(channel)
+        {
+            let at = (seq - channel.first) as usize;
+            channel.window[at] = None;
+            while let Some(None) = channel.window.front() {
+                channel.window.pop_front();
+                channel.first += 1;
+            }
+            if channel.history.len() == HISTORY {
+                channel.history.pop_front();
+            }
+            channel.history.push_back(Past { seq, fingerprint, descriptor });
+        }
+        let Buffers { input, data, scratch } = buffers;
+        for piece in scratch.into_pieces() {
+            if let Storage::Bytes(bytes) = piece
+                && self.scratch.len() < SCRATCH_KEPT
+            {
+                self.scratch.push(bytes);
+            }
+        }
+        self.finished.push_back(Finished { key, seq, result, input, data });
+    }
+
+    /// Scratch memory of exactly `len` bytes; its content is whatever the last user left, since plans
+    /// never read scratch that they have not written.
+    fn take_scratch(&mut self, len: usize) -> Space {
+        if len == 0 {
+            return Space::empty();
+        }
+        let best = (0..self.scratch.len()).max_by_key(|&at| self.scratch[at].capacity().min(len));
+        let mut bytes = best.map(|at| self.scratch.swap_remove(at)).unwrap_or_default();
+        bytes.resize(len, 0);
+        Space::single(Storage::Bytes(bytes))
+    }
+
+    pub(crate) fn note_deadline(&mut self, deadline: Option<Instant>) {
+        if let Some(deadline) = deadline {
+            self.next_deadline = Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
+        }
+    }
+
+    /// A fresh point-to-point operation; its number is given by the caller.
+    pub(crate) fn point_op(
+        &mut self,
+        group: GroupKey,
+        call: PointSubmission,
+        side: Side,
+    ) -> Result<Box<OpState>, Box<Refused>> {
+        let owner = self.group_ref(group.0);
+        let world = owner.members.len() as u32;
+        let reason = match &owner.health {
+            Health::Failed(failure) => Some(Refusal::Failed(failure.clone())),
+            _ if call.peer.0 >= world => Some(Refusal::NoSuchRank { rank: call.peer, world }),
+            _ if call.peer == owner.rank => Some(Refusal::ToSelf { rank: call.peer }),
+            _ if side == Side::Recv && !call.buffer.is_writable() => Some(Refusal::ReadOnly),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let refused = Refused { reason, input: Space::empty(), data: call.buffer };
+            return Err(Box::new(refused));
+        }
+        let key = self.new_key();
+        let span = Span { buffer: allhands_plan::Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
+        let part = Part { peer: call.peer, slot: 0, span };
+        self.note_deadline(call.deadline);
+        Ok(Box::new(OpState {
+            key,
+            group: group.0,
+            channel: POINT_CHANNEL,
+            seq: 0,
+            body: match side {
+                Side::Send => Body::Send(part, call.tag),
+                Side::Recv => Body::Recv(part, call.tag),
+            },
+            kernel: None,
+            element_size: 1,
+            world,
+            descriptor: call.descriptor,
+            fingerprint: call.fingerprint,
+            buffers: Buffers { input: Space::empty(), data: call.buffer, scratch: Space::empty() },
+            loan: None,
+            lanes: SmallVec::from_iter([LaneState {
+                active: true,
+                open: 1,
+                moved: SmallVec::from_slice(&[0]),
+                ..LaneState::default()
+            }]),
+            lanes_done: 0,
+            parked: SmallVec::new(),
+            deadline: call.deadline,
+            submitted: self.now,
+            probed: false,
+        }))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Send,
+    Recv,
+}

@@ -1,0 +1,549 @@
+//! How one rank's trouble becomes the group's: reports are merged for a moment, told to all, and end
+//! every operation with the same cause.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use allhands_plan::{Op as Code, Rank};
+use allhands_wire::{
+    Address, Cause, Describe, Descriptor, Header, Merged, Message, Peer, Ping, Progress, Report,
+    Testimony, Text,
+};
+
+use crate::engine::{Engine, GroupKey};
+use crate::error::{Failure, Violation};
+use crate::op::{Body, OpState};
+use crate::outbound::POINT_CHANNEL;
+
+/// How a group is.
+#[derive(Debug)]
+pub(crate) enum Health {
+    Good,
+    /// Something happened; a better explanation may come until the time is over.
+    Settling { report: Box<Report>, until: Instant },
+    Failed(Arc<Report>),
+}
+
+/// A mismatch whose other side has not been heard.
+#[derive(Debug)]
+pub(crate) struct PendingMismatch {
+    peer: Peer,
+    channel: u32,
+    seq: u64,
+    mine: Descriptor,
+    /// What the frame's fingerprint tells, until the description comes.
+    theirs: Descriptor,
+    text: Text<{ allhands_wire::REPORT_TEXT_MAX }>,
+    until: Instant,
+}
+
+/// A message for a peer's control connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlOut {
+    /// Which operation it is about.
+    pub address: Address,
+    /// What it says.
+    pub message: Message,
+}
+
+impl Engine {
+    /// The next message for a control connection.
+    pub fn poll_control(&mut self) -> Option<(Peer, ControlOut)> {
+        self.controls.pop_front()
+    }
+
+    fn say(&mut self, to: Peer, group: u32, channel: u32, seq: u64, message: Message) {
+        let owner = self.group_ref(group);
+        let address = Address { group: owner.id, epoch: owner.epoch, src: self.me, channel, seq };
+        self.controls.push_back((to, ControlOut { address, message }));
+    }
+
+    /// Tells every other member.
+    fn tell_all(&mut self, group: u32, channel: u32, seq: u64, message: Message) {
+        let me = self.me;
+        let others: Vec<Peer> =
+            self.group_ref(group).members.iter().copied().filter(|&p| p != me).collect();
+        for peer in others {
+            if !self.peers[peer.index()].closed {
+                self.say(peer, group, channel, seq, message);
+            }
+        }
+    }
+
+    /// Breaks a group for `report`, or improves the report it breaks for.
+    pub(crate) fn fail(&mut self, group: u32, mut report: Report) {
+        let (now, settle) = (self.now, self.config.settle);
+        let owner = self.group_mut(group);
+        report.group = owner.id;
+        report.epoch = owner.epoch;
+        let told = match &mut owner.health {
+            Health::Good => {
+                owner.health =
+                    Health::Settling { report: Box::new(report), until: now + settle };
+                true
+            }
+            Health::Settling { report: kept, .. } => kept.merge(&report) == Merged::Replaced,
+            Health::Failed(_) => false,
+        };
+        if told {
+            self.tell_all(group, report.channel, report.seq, Message::Poison(report));
+        }
+        self.note_deadline(Some(now + settle));
+    }
+
+    /// The oldest operation in flight on a group, to say where trouble showed.
+    fn oldest(&self, group: u32) -> (u32, u64, u64) {
+        let oldest = self
+            .ops_in_flight()
+            .filter(|op| op.group == group)
+            .min_by_key(|op| (op.channel == POINT_CHANNEL, op.seq, op.channel));
+        match oldest {
+            Some(op) => {
+                let elapsed = self.now.saturating_duration_since(op.submitted);
+                (op.channel, op.seq, elapsed.as_millis() as u64)
+            }
+            None => {
+                let channel = self.group_ref(group).channels.first();
+                channel.map_or((0, 0, 0), |c| (c.id, c.next, 0))
+            }
+        }
+    }
+
+    fn report(&self, group: u32, cause: Cause, culprits: &[Peer], text: &str) -> Report {
+        let (channel, seq, elapsed_ms) = self.oldest(group);
+        Report {
+            channel,
+            seq,
+            elapsed_ms,
+            text: Text::new(text),
+            ..Report::new(cause, self.me, culprits.iter().copied())
+        }
+    }
+
+    fn groups_with(&self, peer: Peer) -> Vec<u32> {
+        let has = |g: &crate::engine::Group| g.rank_of(peer).is_some();
+        (0..self.groups.len() as u32)
+            .filter(|&g| self.groups[g as usize].as_ref().is_some_and(has))
+            .collect()
+    }
+
+    /// `peer` did what no correct peer does.
+    pub(crate) fn violation(&mut self, peer: Peer, violation: Violation) {
+        let text = violation.to_string();
+        for group in self.groups_with(peer) {
+            let report = self.report(group, Cause::Protocol, &[peer], &text);
+            self.fail(group, report);
+        }
+    }
+
+    /// The data connection to `peer` has ended. After a goodbye this is in order, and only operations
+    /// that still need the peer fail; without one the peer has died.
+    pub fn handle_closed(&mut self, peer: Peer, why: &str) {
+        let state = &mut self.peers[peer.index()];
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        state.out.messages.clear();
+        state.out.frames.clear();
+        let left = state.left;
+        for group in self.groups_with(peer) {
+            let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
+            if !left {
+                let report = self.report(group, Cause::PeerDied, &[peer], why);
+                self.fail(group, report);
+            } else if self.ops_in_flight().any(|op| op.group == group && needs(op, rank)) {
+                let text = "it left the group while this operation still needed it";
+                let report = self.report(group, Cause::PeerDied, &[peer], text);
+                self.fail(group, report);
+            }
+        }
+    }
+
+    /// Nothing has come from `peer` for longer than allowed, although its connection stands.
+    pub fn handle_silence(&mut self, peer: Peer, why: &str) {
+        for group in self.groups_with(peer) {
+            let report = self.report(group, Cause::Silent, &[peer], why);
+            self.fail(group, report);
+        }
+    }
+
+    /// Breaks a group on this rank's wish; all members learn of it.
+    pub fn abort(&mut self, group: GroupKey, cause: Cause, why: &str) {
+        let report = self.report(group.0, cause, &[self.me], why);
+        self.fail(group.0, report);
+    }
+
+    /// The cause for which a group has failed.
+    #[must_use]
+    pub fn failure(&self, group: GroupKey) -> Option<Arc<Report>> {
+        match &self.group_ref(group.0).health {
+            Health::Failed(report) => Some(report.clone()),
+            _ => None,
+        }
+    }
+
+    /// A frame names another operation than the one this rank runs, or ran, under that number.
+    pub(crate) fn mismatch(&mut self, group: u32, rank: Rank, header: &Header) {
+        let Some(mine) = self.describe(group, header.channel, header.seq) else { return };
+        self.mismatch_of(group, rank, header, mine);
+    }
+
+    pub(crate) fn mismatch_of(&mut self, group: u32, rank: Rank, header: &Header, mine: Descriptor) {
+        let fingerprint = header.fingerprint;
+        let theirs = Descriptor {
+            op: fingerprint.op(),
+            reduce_op: fingerprint.reduce_op(),
+            dtype: fingerprint.dtype(),
+            root: fingerprint.root(),
+            ..Descriptor::default()
+        };
+        self.suspect(group, rank, header, mine, theirs, "");
+    }
+
+    /// A message has another length than this rank expects from its sender.
+    pub(crate) fn length_mismatch(
+        &mut self,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+        expected: u64,
+    ) {
+        let Some(mine) = self.describe(group, header.channel, header.seq) else { return };
+        self.length_mismatch_of(group, rank, header, expected, mine);
+    }
+
+    pub(crate) fn length_mismatch_of(
+        &mut self,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+        expected: u64,
+        mine: Descriptor,
+    ) {
+        let to = self.group_ref(group).rank;
+        let text = format!(
+            "{rank} sends {} bytes to {to}, which expects {expected}",
+            header.xfer_len
+        );
+        self.suspect(group, rank, header, mine, mine, &text);
+    }
+
+    /// Remembers a mismatch and asks the other side what it runs.
+    fn suspect(
+        &mut self,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+        mine: Descriptor,
+        theirs: Descriptor,
+        text: &str,
+    ) {
+        let until = self.now + self.config.describe;
+        let owner = self.group_mut(group);
+        if !matches!(owner.health, Health::Good) || !owner.mismatches.is_empty() {
+            return;
+        }
+        let peer = owner.peer_of(rank);
+        let (channel, seq) = (header.channel, header.seq);
+        let text = Text::new(text);
+        owner.mismatches.push(PendingMismatch { peer, channel, seq, mine, theirs, text, until });
+        self.note_deadline(Some(until));
+        if channel == POINT_CHANNEL {
+            // Messages are numbered by their sender only, so there is nothing to ask for.
+            return self.accuse(group);
+        }
+        self.say(peer, group, channel, seq, Message::Describe(Describe::Ask));
+        // The other side may not have seen a frame of ours: tell it too, so that it can judge.
+        self.say(peer, group, channel, seq, Message::Describe(Describe::Tell(mine)));
+    }
+
+    /// Turns the pending mismatch of a group into its failure.
+    fn accuse(&mut self, group: u32) {
+        let owner = self.group_mut(group);
+        let Some(found) = owner.mismatches.pop() else { return };
+        let me = owner.peer_of(owner.rank);
+        let mut sides = [
+            Testimony { peer: me, descriptor: found.mine },
+            Testimony { peer: found.peer, descriptor: found.theirs },
+        ];
+        sides.sort_by_key(|side| side.peer);
+        let elapsed = self
+            .ops_in_flight()
+            .find(|op| op.group == group && op.channel == found.channel && op.seq == found.seq)
+            .map_or(0, |op| self.now.saturating_duration_since(op.submitted).as_millis() as u64);
+        let report = Report {
+            channel: found.channel,
+            seq: found.seq,
+            elapsed_ms: elapsed,
+            testimonies: sides.map(Some),
+            text: found.text,
+            ..Report::new(Cause::Mismatch, self.me, sides.map(|side| side.peer))
+        };
+        self.fail(group, report);
+    }
+
+    /// What this rank runs, or ran lately, under a number.
+    fn describe(&self, group: u32, channel: u32, seq: u64) -> Option<Descriptor> {
+        let channel = self.group_ref(group).channel_ref(channel)?;
+        match channel.op_at(seq).and_then(|index| self.op_by_index(index)) {
+            Some(op) => Some(op.descriptor),
+            None => channel.past(seq).map(|past| past.descriptor),
+        }
+    }
+
+    /// A message from the control connection of `peer`, as decoded from its frame.
+    pub fn handle_control(&mut self, peer: Peer, header: &Header, message: &Message) {
+        if let Message::Goodbye(_) = message {
+            self.peers[peer.index()].left = true;
+            return;
+        }
+        if let Message::Ping(ping) = message {
+            return self.handle_ping(peer, header, ping);
+        }
+        let Some(group) = self.group_index(header.group, header.epoch) else { return };
+        let Some(rank) = self.group_ref(group).rank_of(peer) else { return };
+        match message {
+            Message::Poison(report) => self.fail(group, *report),
+            Message::Describe(Describe::Ask) => {
+                let answer = match self.describe(group, header.channel, header.seq) {
+                    Some(mine) => Describe::Tell(mine),
+                    None => Describe::Unknown,
+                };
+                let ping = self.ping(0, 0);
+                self.say(peer, group, header.channel, header.seq, Message::Ping(ping));
+                self.say(peer, group, header.channel, header.seq, Message::Describe(answer));
+            }
+            Message::Describe(Describe::Tell(theirs)) => {
+                self.told(group, peer, rank, header, *theirs);
+            }
+            Message::Describe(Describe::Unknown) | Message::Ping(_) | Message::Goodbye(_) => {}
+        }
+    }
+
+    fn told(&mut self, group: u32, peer: Peer, rank: Rank, header: &Header, theirs: Descriptor) {
+        let owner = self.group_mut(group);
+        let pending = owner
+            .mismatches
+            .iter_mut()
+            .find(|m| m.peer == peer && m.channel == header.channel && m.seq == header.seq);
+        if let Some(pending) = pending {
+            pending.theirs = theirs;
+            return self.accuse(group);
+        }
+        let Some(mine) = self.describe(group, header.channel, header.seq) else { return };
+        if mine.fingerprint() == theirs.fingerprint() {
+            self.confirm(peer, group, rank, header.channel, header.seq);
+        } else {
+            self.suspect(group, rank, header, mine, theirs, "");
+            self.accuse(group);
+        }
+    }
+
+    fn handle_ping(&mut self, peer: Peer, header: &Header, ping: &Ping) {
+        for progress in ping.progress() {
+            let Some(group) = self.group_index(progress.group, header.epoch) else { continue };
+            let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
+            if let Some(last) = progress.submitted.checked_sub(1) {
+                self.confirm(peer, group, rank, progress.channel, last);
+            }
+        }
+    }
+
+    /// A sign of life with the progress of this rank's channels, busy ones first.
+    #[must_use]
+    pub fn ping(&self, stamp_us: u64, echo_us: u64) -> Ping {
+        let mut ping = Ping::new(stamp_us, echo_us);
+        let mut rows: Vec<(bool, Progress)> = Vec::new();
+        for group in self.groups.iter().flatten() {
+            for channel in &group.channels {
+                let idle = channel.window.is_empty();
+                rows.push((
+                    idle,
+                    Progress {
+                        group: group.id,
+                        channel: channel.id,
+                        submitted: channel.next,
+                        completed: channel.first,
+                    },
+                ));
+            }
+        }
+        rows.sort_by_key(|(idle, _)| *idle);
+        for (_, row) in rows {
+            if !ping.push(row) {
+                break;
+            }
+        }
+        ping
+    }
+
+    /// The next time at which [`Engine::handle_time`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.next_deadline
+    }
+
+    /// Time passes: deadlines, settling and unanswered questions come due.
+    pub fn handle_time(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.next_deadline.is_none_or(|due| due > now) {
+            return;
+        }
+        self.next_deadline = None;
+        for group in 0..self.groups.len() as u32 {
+            if self.groups[group as usize].is_some() {
+                self.group_time(group);
+            }
+        }
+        let mut due = Vec::new();
+        let mut probes = Vec::new();
+        let mut next = None;
+        let probe_after = self.config.probe_after;
+        let mut later = |at: Instant| next = Some(next.map_or(at, |n: Instant| n.min(at)));
+        for op in self.ops_in_flight() {
+            if let Some(deadline) = op.deadline {
+                if deadline <= now {
+                    due.push(op.key);
+                    continue;
+                }
+                later(deadline);
+                if !op.probed && op.channel != POINT_CHANNEL {
+                    let probe = op.submitted + probe_after.min((deadline - op.submitted) / 2);
+                    if probe <= now {
+                        probes.push(op.key);
+                    } else {
+                        later(probe);
+                    }
+                }
+            }
+        }
+        self.note_deadline(next);
+        for key in probes {
+            let Some(op) = self.op_mut(key) else { continue };
+            op.probed = true;
+            let (group, channel, seq) = (op.group, op.channel, op.seq);
+            self.tell_all(group, channel, seq, Message::Describe(Describe::Ask));
+        }
+        for key in due {
+            let Some(op) = self.op_mut(key) else { continue };
+            op.deadline = None;
+            let group = op.group;
+            let report = self.op(key).map(|op| self.timeout(op));
+            if let Some(report) = report {
+                self.fail(group, report);
+            }
+        }
+    }
+
+    fn group_time(&mut self, group: u32) {
+        let now = self.now;
+        if let Some(pending) = self.group_ref(group).mismatches.first() {
+            if pending.until <= now {
+                self.accuse(group);
+            } else {
+                let until = pending.until;
+                self.note_deadline(Some(until));
+            }
+        }
+        let owner = self.group_mut(group);
+        match &owner.health {
+            Health::Settling { report, until } if *until <= now => {
+                let report: Arc<Report> = Arc::new(**report);
+                owner.health = Health::Failed(report.clone());
+                owner.mismatches.clear();
+                self.end_all(group, &report);
+            }
+            Health::Settling { until, .. } => {
+                let until = *until;
+                self.note_deadline(Some(until));
+            }
+            Health::Good | Health::Failed(_) => {}
+        }
+    }
+
+    /// Ends every operation of a failed group and takes its messages off the wire.
+    fn end_all(&mut self, group: u32, report: &Arc<Report>) {
+        let keys = self.keys_in_group(group);
+        for state in &mut self.peers {
+            state.out.messages.retain(|m| m.group != group);
+            state.out.drop_frames(|frame| keys.iter().any(|key| frame.of(*key)));
+        }
+        self.pulls.retain(|pull| !keys.contains(&pull.op));
+        for key in keys {
+            let Some(op) = self.take_op(key) else { continue };
+            let failure = Failure {
+                report: report.clone(),
+                descriptor: op.descriptor,
+                channel: op.channel,
+                seq: op.seq,
+                elapsed: self.now.saturating_duration_since(op.submitted),
+                awaited: op.awaited().into_vec(),
+            };
+            self.end(op, Err(Box::new(failure)));
+        }
+    }
+
+    /// Who kept an operation from ending in time, and where they are.
+    fn timeout(&self, op: &OpState) -> Report {
+        let owner = self.group_ref(op.group);
+        let mut text = String::new();
+        let mut culprits: Vec<Peer> = Vec::new();
+        if op.channel != POINT_CHANNEL
+            && let Some(channel) = owner.channel_ref(op.channel)
+        {
+            for (index, confirm) in channel.confirm.iter().enumerate() {
+                let rank = Rank(index as u32);
+                if rank == owner.rank || confirm.submitted > op.seq {
+                    continue;
+                }
+                culprits.push(owner.peer_of(rank));
+                let _ = match confirm.submitted {
+                    0 => write!(text, "{rank} has not called any operation; "),
+                    n => write!(text, "{rank} was last heard in operation {}; ", n - 1),
+                };
+            }
+        }
+        if culprits.is_empty() {
+            let ranks = match op.awaited() {
+                awaited if !awaited.is_empty() => awaited,
+                _ => op.undelivered(),
+            };
+            for rank in ranks {
+                culprits.push(owner.peer_of(rank));
+                let _ = match op.body {
+                    Body::Send(..) => write!(text, "{rank} has not asked for the message; "),
+                    Body::Recv(..) => write!(text, "{rank} has not sent the message; "),
+                    Body::Collective(_) => {
+                        write!(text, "{rank} has called the operation, but its data is missing; ")
+                    }
+                };
+            }
+        }
+        Report {
+            channel: op.channel,
+            seq: op.seq,
+            elapsed_ms: self.now.saturating_duration_since(op.submitted).as_millis() as u64,
+            text: Text::new(text.trim_end_matches("; ")),
+            ..Report::new(Cause::Timeout, self.me, culprits)
+        }
+    }
+}
+
+/// Whether an operation has unfinished business with `rank`.
+fn needs(op: &OpState, rank: Rank) -> bool {
+    if op.awaited().contains(&rank) || op.undelivered().contains(&rank) {
+        return true;
+    }
+    let Body::Collective(prepared) = &op.body else { return false };
+    let plan = prepared.plan();
+    plan.lanes().iter().zip(&op.lanes).any(|(lane, state)| {
+        let ahead = state.at as usize + usize::from(state.active);
+        plan.steps(lane).iter().skip(ahead).any(|step| match &step.op {
+            Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. } => {
+                plan.parts(parts).iter().any(|part| part.peer == rank)
+            }
+            Code::Copy { .. } | Code::Reduce { .. } => false,
+        })
+    })
+}

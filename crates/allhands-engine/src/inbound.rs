@@ -1,0 +1,541 @@
+//! What comes in: frames are recognised, checked against the operation they name, and landed.
+
+use allhands_plan::Rank;
+use allhands_wire::{
+    Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, Loan, OFFSET_UNIT, PAYLOAD_MAX,
+    Peer,
+};
+
+use crate::config::{DIRECT_MIN, FRAME_OVERHEAD};
+use crate::engine::{DONE, Engine, Pull};
+use crate::error::Violation;
+use crate::failure::Health;
+use crate::op::{Body, Content, OpKey, OpState, Parked, PartAt};
+use crate::outbound::{POINT_CHANNEL, Payload};
+
+/// How far the byte stream of one peer has been read.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    header: [u8; HEADER_LEN],
+    have: usize,
+    current: Option<Current>,
+    /// The stream made no sense: nothing of it is read any more.
+    broken: bool,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self { header: [0; HEADER_LEN], have: 0, current: None, broken: false }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    header: Header,
+    /// Payload bytes read.
+    got: usize,
+    loan: [u8; LOAN_LEN],
+}
+
+/// The messages of one operation that came before the operation was submitted here.
+#[derive(Debug)]
+pub(crate) struct Early {
+    pub(crate) seq: u64,
+    pub(crate) messages: Vec<EarlyMessage>,
+}
+
+#[derive(Debug)]
+pub(crate) struct EarlyMessage {
+    pub(crate) source: Rank,
+    pub(crate) slot: u32,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) len: usize,
+    pub(crate) content: Content,
+    /// What it costs in the pool.
+    pub(crate) cost: usize,
+}
+
+/// Where the payload of a frame goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    Active(OpKey, PartAt),
+    Parked(OpKey, usize),
+    Early { group: u32, channel: usize, early: usize, message: usize },
+    Unexpected { group: u32, rank: Rank, index: usize },
+    Nowhere,
+}
+
+impl Engine {
+    /// Where the next bytes from `peer` should land; empty where they must go through
+    /// [`Engine::handle`].
+    pub fn window(&mut self, peer: Peer) -> &mut [u8] {
+        let Some(current) = self.peers[peer.index()].inbound.current else { return &mut [] };
+        let left = current.header.payload_len as usize - current.got;
+        if left < DIRECT_MIN || current.header.kind != Kind::Data {
+            return &mut [];
+        }
+        let Place::Active(key, at) = self.place(peer, &current.header) else { return &mut [] };
+        let Some(op) = self.op_mut(key) else { return &mut [] };
+        let room = Self::landing(op, at);
+        let room_len = room.len().min(left);
+        &mut room[..room_len]
+    }
+
+    /// The first `bytes` of the window hold bytes from `peer`.
+    pub fn filled(&mut self, peer: Peer, bytes: usize) {
+        let Some(current) = self.peers[peer.index()].inbound.current else { return };
+        if let Place::Active(key, at) = self.place(peer, &current.header)
+            && let Some(mut op) = self.take_op(key)
+        {
+            self.count_consumed(peer, &current.header, bytes);
+            if self.landed(&mut op, at, bytes) {
+                self.advance(&mut op);
+            }
+            self.settle_op(op);
+        }
+        self.payload_read(peer, bytes);
+    }
+
+    fn payload_read(&mut self, peer: Peer, bytes: usize) {
+        let inbound = &mut self.peers[peer.index()].inbound;
+        if let Some(current) = &mut inbound.current {
+            current.got += bytes;
+            if current.got >= current.header.payload_len as usize {
+                inbound.current = None;
+            }
+        }
+    }
+
+    /// Bytes from `peer`, cut anywhere.
+    pub fn handle(&mut self, peer: Peer, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let inbound = &mut self.peers[peer.index()].inbound;
+            if inbound.broken {
+                return;
+            }
+            match inbound.current {
+                Some(current) => {
+                    let left = current.header.payload_len as usize - current.got;
+                    let (now, rest) = bytes.split_at(left.min(bytes.len()));
+                    self.payload(peer, &current, now);
+                    bytes = rest;
+                }
+                None => {
+                    let take = bytes.len().min(HEADER_LEN - inbound.have);
+                    let have = inbound.have;
+                    inbound.header[have..have + take].copy_from_slice(&bytes[..take]);
+                    inbound.have += take;
+                    bytes = &bytes[take..];
+                    if inbound.have == HEADER_LEN {
+                        inbound.have = 0;
+                        match Header::decode(&inbound.header) {
+                            Ok(header) => self.frame(peer, header),
+                            Err(error) => self.broken(peer, Violation::Header(error)),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The stream of `peer` cannot be followed any more: every group with that peer fails.
+    pub(crate) fn broken(&mut self, peer: Peer, violation: Violation) {
+        self.peers[peer.index()].inbound.broken = true;
+        self.peers[peer.index()].inbound.current = None;
+        self.violation(peer, violation);
+    }
+
+    fn frame(&mut self, peer: Peer, header: Header) {
+        if header.src != peer {
+            return self.broken(peer, Violation::Impostor { claimed: header.src });
+        }
+        if header.payload_len > PAYLOAD_MAX {
+            return self.broken(peer, Violation::Oversized { bytes: header.payload_len });
+        }
+        match header.kind {
+            Kind::Goodbye => return self.peers[peer.index()].left = true,
+            Kind::Data | Kind::Loan | Kind::Credit | Kind::LoanReturn => {}
+            _ => return self.broken(peer, Violation::Misplaced { kind: header.kind }),
+        }
+        if header.kind == Kind::Loan && header.payload_len as usize != LOAN_LEN {
+            return self.broken(peer, Violation::Oversized { bytes: header.payload_len });
+        }
+        if header.flags.contains(Flags::PAYLOAD_CRC) {
+            return self.broken(peer, Violation::Unsupported { what: "payload checksums" });
+        }
+        let Some(group) = self.group_index(header.group, header.epoch) else {
+            return self.broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+        };
+        let Some(rank) = self.group_ref(group).rank_of(peer) else {
+            return self.broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+        };
+        let current = Current { header, got: 0, loan: [0; LOAN_LEN] };
+        if header.payload_len > 0 {
+            self.peers[peer.index()].inbound.current = Some(current);
+        }
+        if matches!(self.group_ref(group).health, Health::Failed(_)) {
+            return;
+        }
+        match header.kind {
+            Kind::Credit if header.channel == POINT_CHANNEL => self.point_credit(peer, group, rank, &header),
+            Kind::Credit => self.confirm(peer, group, rank, header.channel, header.seq),
+            Kind::LoanReturn => self.loan_returned(peer, group, rank, &header),
+            _ if header.channel == POINT_CHANNEL => {
+                self.point_frame(peer, group, rank, &header);
+                self.message_begun(peer, &current);
+            }
+            _ => {
+                self.confirm(peer, group, rank, header.channel, header.seq);
+                if self.admit(peer, group, rank, &header) {
+                    self.message_begun(peer, &current);
+                }
+            }
+        }
+    }
+
+    /// An empty message has no payload that would finish it.
+    fn message_begun(&mut self, peer: Peer, current: &Current) {
+        if current.header.payload_len == 0 && current.header.xfer_len == 0 {
+            self.payload(peer, current, &[]);
+        }
+    }
+
+    /// Checks a collective's frame against what this rank knows of the operation, and makes room for it.
+    /// Returns whether the payload has a place.
+    fn admit(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) -> bool {
+        let owner = self.group_mut(group);
+        let Some(channel) = owner.channel(header.channel) else {
+            self.violation(peer, Violation::TooManyChannels);
+            return false;
+        };
+        if header.seq >= channel.next {
+            return self.admit_early(peer, group, rank, header);
+        }
+        match channel.op_at(header.seq) {
+            Some(index) => {
+                let Some(op) = self.op_by_index(index) else { return false };
+                let key = op.key;
+                if op.fingerprint != header.fingerprint {
+                    self.mismatch(group, rank, header);
+                    return false;
+                }
+                self.admit_submitted(peer, key, rank, header)
+            }
+            None => {
+                let past = channel.past(header.seq).map(|past| past.fingerprint);
+                if past == Some(header.fingerprint) {
+                    self.length_mismatch(group, rank, header, 0);
+                } else if past.is_some() {
+                    self.mismatch(group, rank, header);
+                } else {
+                    self.violation(peer, Violation::TooLate { channel: header.channel, seq: header.seq });
+                }
+                false
+            }
+        }
+    }
+
+    /// A frame of an operation that runs here: its message must be one that the plan expects.
+    fn admit_submitted(&mut self, peer: Peer, key: OpKey, rank: Rank, header: &Header) -> bool {
+        let Some(op) = self.op(key) else { return false };
+        let group = op.group;
+        let offset = u64::from(header.offset) * OFFSET_UNIT;
+        let (position, expected) = match op.receive_of(rank, header.slot) {
+            Some(at) => {
+                let lane = &op.lanes[usize::from(at.lane)];
+                let position = lane.moved[at.part as usize] + usize::from(lane.carried);
+                (position as u64, Some(op.span(at).len as u64))
+            }
+            None => {
+                let Body::Collective(prepared) = &op.body else { return false };
+                let expected = prepared
+                    .expected(rank, header.slot)
+                    .map(|elements| elements * op.element_size as u64);
+                let parked = op.parked.iter().find(|p| p.source == rank && p.slot == header.slot);
+                let position = match parked.map(|p| &p.content) {
+                    Some(Content::Bytes(bytes)) => bytes.len() as u64,
+                    Some(Content::Loan(_)) => u64::MAX,
+                    None => 0,
+                };
+                (position, expected)
+            }
+        };
+        if expected != Some(header.xfer_len) {
+            self.length_mismatch(group, rank, header, expected.unwrap_or(0));
+            return false;
+        }
+        let whole = header.kind == Kind::Loan;
+        let end = offset.checked_add(if whole { 0 } else { u64::from(header.payload_len) });
+        if offset != position || end.is_none_or(|end| end > header.xfer_len) {
+            self.violation(peer, Violation::OutOfOrder { offset, expected: position });
+            return false;
+        }
+        if self.op(key).is_some_and(|op| op.receive_of(rank, header.slot).is_none()) && position == 0 {
+            let len = header.xfer_len as usize;
+            let already = self.op(key).is_some_and(|op| {
+                op.parked.iter().any(|p| p.source == rank && p.slot == header.slot)
+            });
+            if !already && let Some(op) = self.op_mut(key) {
+                let content = Content::Bytes(Vec::new());
+                op.parked.push(Parked { source: rank, slot: header.slot, len, content });
+            }
+        }
+        true
+    }
+
+    /// A frame of an operation that has not been submitted here goes to the pool, within its bound.
+    fn admit_early(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) -> bool {
+        let cost = header.payload_len as usize + FRAME_OVERHEAD;
+        // The sender counts the same way, so an honest one never gets here with more.
+        if self.peers[peer.index()].pool + cost > self.config.eager_window + FRAME_OVERHEAD {
+            self.violation(peer, Violation::OverWindow { limit: self.config.eager_window });
+            return false;
+        }
+        let half = self.config.eager_window / 2;
+        let pool = &mut self.peers[peer.index()].pool;
+        let crossed = *pool <= half && *pool + cost > half;
+        *pool += cost;
+        let Some(channel) = self.group_mut(group).channel(header.channel) else { return false };
+        let at = match channel.early.binary_search_by_key(&header.seq, |early| early.seq) {
+            Ok(at) => at,
+            Err(at) => {
+                channel.early.insert(at, Early { seq: header.seq, messages: Vec::new() });
+                at
+            }
+        };
+        let messages = &mut channel.early[at].messages;
+        match messages.iter_mut().find(|m| m.source == rank && m.slot == header.slot) {
+            Some(message) => message.cost += cost,
+            None => messages.push(EarlyMessage {
+                source: rank,
+                slot: header.slot,
+                fingerprint: header.fingerprint,
+                len: header.xfer_len as usize,
+                content: Content::Bytes(Vec::new()),
+                cost,
+            }),
+        }
+        if crossed {
+            // The peer may be about to run out of window for what this rank already waits for.
+            self.credit_all(peer, group, rank);
+        }
+        true
+    }
+
+    /// Where the payload of a frame goes now. Looked up for every run of bytes, since an operation may be
+    /// submitted, advance or fail while a frame is half read.
+    fn place(&self, peer: Peer, header: &Header) -> Place {
+        let Some(group) = self.group_index(header.group, header.epoch) else { return Place::Nowhere };
+        let owner = self.group_ref(group);
+        if matches!(owner.health, Health::Failed(_)) {
+            return Place::Nowhere;
+        }
+        let Some(rank) = owner.rank_of(peer) else { return Place::Nowhere };
+        if header.channel == POINT_CHANNEL {
+            return self.point_place(group, rank, header);
+        }
+        let Some(at) = owner.channels.iter().position(|c| c.id == header.channel) else {
+            return Place::Nowhere;
+        };
+        let channel = &owner.channels[at];
+        if header.seq >= channel.next {
+            let Ok(early) = channel.early.binary_search_by_key(&header.seq, |early| early.seq) else {
+                return Place::Nowhere;
+            };
+            let messages = &channel.early[early].messages;
+            return match messages.iter().position(|m| m.source == rank && m.slot == header.slot) {
+                Some(message) => Place::Early { group, channel: at, early, message },
+                None => Place::Nowhere,
+            };
+        }
+        let Some(op) = channel.op_at(header.seq).and_then(|index| self.op_by_index(index)) else {
+            return Place::Nowhere;
+        };
+        if op.fingerprint != header.fingerprint {
+            return Place::Nowhere;
+        }
+        if let Some(at) = op.receive_of(rank, header.slot) {
+            return Place::Active(op.key, at);
+        }
+        match op.parked.iter().position(|p| p.source == rank && p.slot == header.slot) {
+            Some(index) => Place::Parked(op.key, index),
+            None => Place::Nowhere,
+        }
+    }
+
+    /// Payload bytes of the current frame of `peer`.
+    fn payload(&mut self, peer: Peer, current: &Current, bytes: &[u8]) {
+        let header = &current.header;
+        if header.kind == Kind::Loan {
+            let inbound = &mut self.peers[peer.index()].inbound;
+            let Some(state) = &mut inbound.current else { return };
+            state.loan[current.got..current.got + bytes.len()].copy_from_slice(bytes);
+            if current.got + bytes.len() == LOAN_LEN {
+                match Loan::decode(&state.loan) {
+                    Ok(loan) => self.loan_arrived(peer, header, loan),
+                    Err(error) => self.violation(peer, Violation::Control(error.to_string())),
+                }
+            }
+        } else if header.kind == Kind::Data {
+            match self.place(peer, header) {
+                Place::Active(key, at) => {
+                    if let Some(mut op) = self.take_op(key) {
+                        // More than the message holds cannot come: `admit` checked the frame.
+                        self.count_consumed(peer, header, bytes.len());
+                        if self.land(&mut op, at, bytes) {
+                            self.advance(&mut op);
+                        }
+                        self.settle_op(op);
+                    }
+                }
+                Place::Parked(key, index) => {
+                    if let Some(op) = self.op_mut(key)
+                        && let Content::Bytes(parked) = &mut op.parked[index].content
+                    {
+                        parked.extend_from_slice(bytes);
+                    }
+                    self.count_consumed(peer, header, bytes.len());
+                }
+                Place::Early { group, channel, early, message } => {
+                    let early = &mut self.group_mut(group).channels[channel].early[early];
+                    if let Content::Bytes(held) = &mut early.messages[message].content {
+                        held.extend_from_slice(bytes);
+                    }
+                }
+                Place::Unexpected { group, rank, index } => {
+                    self.point_unexpected(group, rank, index, bytes);
+                }
+                Place::Nowhere => {}
+            }
+        }
+        self.payload_read(peer, bytes.len());
+    }
+
+    /// Bytes consumed for a submitted operation: the peer's window opens again when it hears of it.
+    fn count_consumed(&mut self, peer: Peer, header: &Header, bytes: usize) {
+        if header.channel == POINT_CHANNEL {
+            return;
+        }
+        let Some(group) = self.group_index(header.group, header.epoch) else { return };
+        let Some(rank) = self.group_ref(group).rank_of(peer) else { return };
+        self.uncredited(peer, group, rank, header.channel, bytes + FRAME_OVERHEAD);
+    }
+
+    /// Takes over the messages that came before `op` was submitted.
+    pub(crate) fn adopt_early(&mut self, op: &mut OpState, early: Early) {
+        let group = op.group;
+        for message in early.messages {
+            let peer = self.group_ref(group).peer_of(message.source);
+            let pool = &mut self.peers[peer.index()].pool;
+            *pool = pool.saturating_sub(message.cost);
+            self.uncredited(peer, group, message.source, op.channel, message.cost);
+            let header = Header {
+                seq: op.seq,
+                channel: op.channel,
+                slot: message.slot,
+                fingerprint: message.fingerprint,
+                xfer_len: message.len as u64,
+                ..Header::default()
+            };
+            if message.fingerprint != op.fingerprint {
+                self.mismatch_of(group, message.source, &header, op.descriptor);
+                continue;
+            }
+            let Body::Collective(prepared) = &op.body else { continue };
+            let expected = prepared
+                .expected(message.source, message.slot)
+                .map(|elements| elements as usize * op.element_size);
+            if expected != Some(message.len) {
+                let expected = expected.unwrap_or(0) as u64;
+                self.length_mismatch_of(group, message.source, &header, expected, op.descriptor);
+                continue;
+            }
+            op.parked.push(Parked {
+                source: message.source,
+                slot: message.slot,
+                len: message.len,
+                content: message.content,
+            });
+        }
+    }
+
+    fn loan_arrived(&mut self, peer: Peer, header: &Header, loan: Loan) {
+        if loan.len != header.xfer_len {
+            return self.violation(peer, Violation::LoanLength { loan: loan.len, message: header.xfer_len });
+        }
+        match self.place(peer, header) {
+            Place::Active(op, at) => {
+                self.pulls.push_back(Pull { peer, loan, op, at, slot: header.slot });
+            }
+            Place::Parked(key, index) => {
+                if let Some(op) = self.op_mut(key) {
+                    op.parked[index].content = Content::Loan(loan);
+                }
+            }
+            Place::Early { group, channel, early, message } => {
+                let early = &mut self.group_mut(group).channels[channel].early[early];
+                early.messages[message].content = Content::Loan(loan);
+            }
+            Place::Unexpected { .. } | Place::Nowhere => {}
+        }
+    }
+
+    /// Memory of a peer to read in place.
+    pub fn poll_pull(&mut self) -> Option<Pull> {
+        self.pulls.pop_front()
+    }
+
+    /// The next bytes of a loan, as read. When all of them are in, the loan goes back to its owner.
+    pub fn handle_pulled(&mut self, pull: &Pull, bytes: &[u8]) {
+        let Some(mut op) = self.take_op(pull.op) else { return };
+        let lane = &op.lanes[usize::from(pull.at.lane)];
+        let moved = lane.moved[pull.at.part as usize];
+        let whole = moved != DONE
+            && moved + usize::from(lane.carried) + bytes.len() >= op.span(pull.at).len;
+        if whole {
+            self.send_small(
+                pull.peer,
+                op.group,
+                Kind::LoanReturn,
+                Header { channel: op.channel, seq: op.seq, slot: pull.slot, ..Header::default() },
+            );
+        }
+        if self.land(&mut op, pull.at, bytes) {
+            self.advance(&mut op);
+        }
+        self.settle_op(op);
+    }
+
+    fn loan_returned(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) {
+        let channel = self.group_ref(group).channel_ref(header.channel);
+        let Some(index) = channel.and_then(|c| c.op_at(header.seq)) else { return };
+        let Some(op) = self.op_by_index(index) else { return };
+        match op.send_of(rank, header.slot) {
+            Some(at) => {
+                let (key, len) = (op.key, op.span(at).len);
+                self.part_moved(key, at, len);
+            }
+            None => self.violation(peer, Violation::UnknownLoan { slot: header.slot }),
+        }
+    }
+
+    /// Queues a frame without payload.
+    pub(crate) fn send_small(&mut self, peer: Peer, group: u32, kind: Kind, header: Header) {
+        let owner = self.group_ref(group);
+        let header = Header { kind, group: owner.id, epoch: owner.epoch, src: self.me, ..header };
+        self.peers[peer.index()].out.push_frame(&header, Payload::None);
+        self.mark_dirty(peer);
+    }
+
+    /// Says goodbye to every peer, behind everything that waits. Nothing may be submitted afterwards.
+    pub fn leave(&mut self) {
+        for index in 0..self.peers.len() as u32 {
+            let peer = Peer(index);
+            if peer != self.me && !self.peers[peer.index()].closed {
+                let header = Header { kind: Kind::Goodbye, src: self.me, ..Header::default() };
+                self.peers[peer.index()].out.push_frame(&header, Payload::None);
+                self.mark_dirty(peer);
+            }
+        }
+    }
+}
