@@ -2,18 +2,28 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
+mod client;
 mod error;
 mod hash;
 pub mod limits;
 mod meter;
 mod prefix;
+mod protocol;
+pub mod server;
 mod store;
 mod table;
+mod tcp;
 mod time;
 
+pub use auth::JobKey;
+pub use client::{
+    CANCEL_GRACE, CLIENT_CONNECTIONS_MAX, ClientOptions, Dialect, Endpoint, TcpStore,
+};
 pub use error::{KeyList, StoreError};
 pub use hash::HashStore;
 pub use prefix::PrefixStore;
+pub use server::{ServerOptions, TcpStoreServer};
 pub use store::Store;
 
 /// The first bytes of a value, readable, for an error message.

@@ -33,7 +33,7 @@ impl Meter {
     }
 
     pub(crate) fn charge(self: &Arc<Self>, amount: usize) -> Result<Charge, OverQuota> {
-        let mut charge = Charge { meter: Arc::clone(self), amount: 0 };
+        let mut charge = Charge::none(self);
         charge.resize(amount)?;
         Ok(charge)
     }
@@ -47,6 +47,10 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
+    pub(crate) fn none(meter: &Arc<Meter>) -> Self {
+        Self { meter: Arc::clone(meter), amount: 0 }
+    }
+
     pub(crate) fn amount(&self) -> usize {
         self.amount
     }
