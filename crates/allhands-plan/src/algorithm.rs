@@ -39,9 +39,68 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All algorithms, by their numbers.
+    pub const ALL: [Self; 15] = [
+        Self::Direct,
+        Self::TwoShot,
+        Self::RecursiveDoubling,
+        Self::HalvingDoubling,
+        Self::Ring,
+        Self::Circulant,
+        Self::Recursive,
+        Self::Pat,
+        Self::Binomial,
+        Self::ScatterAllGather,
+        Self::Chain,
+        Self::Bruck,
+        Self::Pairwise,
+        Self::Dissemination,
+        Self::KAry,
+    ];
+
+    /// Its name in tables, traces and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::TwoShot => "two-shot",
+            Self::RecursiveDoubling => "recursive-doubling",
+            Self::HalvingDoubling => "halving-doubling",
+            Self::Ring => "ring",
+            Self::Circulant => "circulant",
+            Self::Recursive => "recursive",
+            Self::Pat => "pat",
+            Self::Binomial => "binomial",
+            Self::ScatterAllGather => "scatter-all-gather",
+            Self::Chain => "chain",
+            Self::Bruck => "bruck",
+            Self::Pairwise => "pairwise",
+            Self::Dissemination => "dissemination",
+            Self::KAry => "k-ary",
+        }
+    }
+
+    /// The algorithm of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.name() == name)
+    }
+
+    /// The algorithm of that number.
+    #[must_use]
+    pub fn from_id(id: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.id() == id)
+    }
+
     /// The number that stands for this algorithm on the wire.
     #[must_use]
     pub const fn id(self) -> u8 {
         self as u8
+    }
+}
+
+impl std::fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
     }
 }

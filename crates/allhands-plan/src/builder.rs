@@ -37,9 +37,21 @@ fn next_slot(counters: &mut SmallVec<[(Rank, u32); 8]>, peer: Rank) -> u32 {
 }
 
 impl Builder {
-    /// Begins a plan with `lanes` empty lanes and no scratch, in no canonical order.
-    pub(crate) fn new(shape: &Shape, algorithm: Algorithm, world: u32, rank: Rank, lanes: usize) -> Self {
+    /// Begins a plan with `lanes` empty lanes and no scratch. Where nothing is combined, or two operands
+    /// at most, the order is canonical whatever the algorithm; else it is not until [`Builder::order`].
+    pub(crate) fn new(
+        shape: &Shape,
+        algorithm: Algorithm,
+        world: u32,
+        rank: Rank,
+        lanes: usize,
+    ) -> Self {
         let (input_len, data_len) = shape.lens(world, rank);
+        let reduces = matches!(
+            shape,
+            Shape::AllReduce { .. } | Shape::Reduce { .. } | Shape::ReduceScatter { .. }
+        );
+        let order = if reduces && world > 2 { Order::Fixed } else { Order::Canonical };
         Self {
             plan: Plan {
                 shape: shape.clone(),
@@ -49,8 +61,8 @@ impl Builder {
                 input_len,
                 data_len,
                 scratch_len: 0,
-                exact_order: Order::Fixed,
-                half_order: Order::Fixed,
+                exact_order: order,
+                half_order: order,
                 lanes: SmallVec::new(),
                 steps: Vec::new(),
                 parts: Vec::new(),
@@ -77,10 +89,12 @@ impl Builder {
         at
     }
 
-    /// Declares in which order operands are combined.
+    /// Declares in which order operands are combined, for more than two ranks.
     pub(crate) fn order(&mut self, exact: Order, half: Order) {
-        self.plan.exact_order = exact;
-        self.plan.half_order = half;
+        if self.plan.world > 2 {
+            self.plan.exact_order = exact;
+            self.plan.half_order = half;
+        }
     }
 
     /// Steps written to `lane` so far: what another lane waits for to come after them.
@@ -168,8 +182,7 @@ impl Builder {
     ) {
         let start = self.plan.sources.len();
         self.plan.sources.extend(sources);
-        let sources =
-            Slice { start: start as u32, len: (self.plan.sources.len() - start) as u32 };
+        let sources = Slice { start: start as u32, len: (self.plan.sources.len() - start) as u32 };
         self.push(lane, label, waits, Op::Reduce { sources, local, dst, finish });
     }
 

@@ -3,11 +3,27 @@
 #![forbid(unsafe_code)]
 
 mod algorithm;
+mod all_gather;
+mod all_reduce;
+mod all_to_all;
+mod barrier;
+mod blocks;
+mod broadcast;
+mod build;
 mod builder;
+mod error;
+mod gather;
 mod plan;
+mod reduce;
+mod reduce_scatter;
+mod rounds;
+mod rounds;
 mod shape;
+mod tree;
+mod tree;
 
 pub use algorithm::Algorithm;
+pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
 };

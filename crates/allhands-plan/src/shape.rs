@@ -119,6 +119,22 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Name of the collective.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AllReduce { .. } => "all_reduce",
+            Self::Broadcast { .. } => "broadcast",
+            Self::Reduce { .. } => "reduce",
+            Self::AllGather { .. } => "all_gather",
+            Self::Gather { .. } => "gather",
+            Self::Scatter { .. } => "scatter",
+            Self::ReduceScatter { .. } => "reduce_scatter",
+            Self::AllToAll { .. } => "all_to_all",
+            Self::Barrier => "barrier",
+        }
+    }
+
     /// Elements of `Input` and of `Data` on `rank`.
     #[must_use]
     pub fn lens(&self, world: u32, rank: Rank) -> (u64, u64) {

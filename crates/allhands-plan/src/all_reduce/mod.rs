@@ -1,0 +1,39 @@
+//! All-reduce: every rank gets the combination of all ranks' elements, in place in `Data`.
+
+mod direct;
+mod doubling;
+
+use crate::algorithm::Algorithm;
+use crate::builder::Builder;
+use crate::error::PlanError;
+use crate::plan::{Plan, Rank};
+use crate::shape::Shape;
+
+pub(crate) fn supports(_shape: &Shape, algorithm: Algorithm, _world: u32) -> bool {
+    use Algorithm as A;
+    matches!(algorithm, A::Direct | A::TwoShot | A::RecursiveDoubling)
+}
+
+pub(crate) fn build(
+    shape: &Shape,
+    algorithm: Algorithm,
+    world: u32,
+    rank: Rank,
+) -> Result<Plan, PlanError> {
+    let &Shape::AllReduce { len } = shape else {
+        return Err(PlanError::unsupported(algorithm, shape));
+    };
+    if !supports(shape, algorithm, world) {
+        return Err(PlanError::unsupported(algorithm, shape));
+    }
+    let pen = |lanes| Builder::new(shape, algorithm, world, rank, lanes);
+    if world == 1 {
+        return Ok(pen(0).build());
+    }
+    match algorithm {
+        Algorithm::Direct => Ok(direct::one_shot(pen(2), len)),
+        Algorithm::TwoShot => Ok(direct::two_shot(pen(3), len)),
+        Algorithm::RecursiveDoubling => Ok(doubling::build(pen(3), len)),
+        _ => Err(PlanError::unsupported(algorithm, shape)),
+    }
+}

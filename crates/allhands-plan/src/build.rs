@@ -1,0 +1,135 @@
+//! From a shape and an algorithm to a plan.
+
+use crate::algorithm::Algorithm;
+use crate::error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
+use crate::plan::{Plan, Rank};
+use crate::shape::{Counts, Shape};
+use crate::{
+    all_gather, all_reduce, all_to_all, barrier, broadcast, gather, reduce, reduce_scatter,
+};
+
+impl Plan {
+    /// The part of `rank` in a collective over `world` ranks. Pure and cheap; the same arguments give the
+    /// same plan on every machine.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if the algorithm does not do this shape ([`Algorithm::supports`]), if a rank is not
+    /// in the group, if counts have not one entry a rank, or beyond
+    /// [`WORLD_MAX`] and [`ELEMENTS_MAX`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use allhands_plan::{Algorithm, Plan, Rank, Shape};
+    ///
+    /// let shape = Shape::AllReduce { len: 1000 };
+    /// let plan = Plan::build(&shape, Algorithm::TwoShot, 4, Rank(2))?;
+    /// assert_eq!(plan.data_len(), 1000);
+    /// assert_eq!(plan.scratch_len(), 0);
+    /// # Ok::<(), allhands_plan::PlanError>(())
+    /// ```
+    pub fn build(
+        shape: &Shape,
+        algorithm: Algorithm,
+        world: u32,
+        rank: Rank,
+    ) -> Result<Self, PlanError> {
+        validate(shape, world, rank)?;
+        match shape {
+            Shape::AllReduce { .. } => all_reduce::build(shape, algorithm, world, rank),
+            Shape::Broadcast { .. } => broadcast::build(shape, algorithm, world, rank),
+            Shape::Reduce { .. } => reduce::build(shape, algorithm, world, rank),
+            Shape::AllGather { .. } => all_gather::build(shape, algorithm, world, rank),
+            Shape::Gather { .. } | Shape::Scatter { .. } => {
+                gather::build(shape, algorithm, world, rank)
+            }
+            Shape::ReduceScatter { .. } => reduce_scatter::build(shape, algorithm, world, rank),
+            Shape::AllToAll { .. } => all_to_all::build(shape, algorithm, world, rank),
+            Shape::Barrier => barrier::build(shape, algorithm, world, rank),
+        }
+    }
+
+    /// The plans of all ranks, in their order. Not for [`Shape::AllToAll`] with counts per rank, whose
+    /// shape differs from rank to rank.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::build`].
+    pub fn build_all(
+        shape: &Shape,
+        algorithm: Algorithm,
+        world: u32,
+    ) -> Result<Vec<Self>, PlanError> {
+        if world == 0 {
+            return Err(PlanError::World { world });
+        }
+        (0..world).map(|rank| Self::build(shape, algorithm, world, Rank(rank))).collect()
+    }
+}
+
+impl Algorithm {
+    /// Whether [`Plan::build`] knows this algorithm for `shape` among `world` ranks.
+    #[must_use]
+    pub fn supports(self, shape: &Shape, world: u32) -> bool {
+        match shape {
+            Shape::AllReduce { .. } => all_reduce::supports(shape, self, world),
+            Shape::Broadcast { .. } => broadcast::supports(shape, self, world),
+            Shape::Reduce { .. } => reduce::supports(shape, self, world),
+            Shape::AllGather { .. } => all_gather::supports(shape, self, world),
+            Shape::Gather { .. } | Shape::Scatter { .. } => gather::supports(shape, self, world),
+            Shape::ReduceScatter { .. } => reduce_scatter::supports(shape, self, world),
+            Shape::AllToAll { .. } => all_to_all::supports(shape, self, world),
+            Shape::Barrier => barrier::supports(shape, self, world),
+        }
+    }
+}
+
+fn validate(shape: &Shape, world: u32, rank: Rank) -> Result<(), PlanError> {
+    if world == 0 || world > WORLD_MAX {
+        return Err(PlanError::World { world });
+    }
+    let in_group = |rank: Rank| {
+        if rank.0 < world { Ok(()) } else { Err(PlanError::NoSuchRank { rank, world }) }
+    };
+    in_group(rank)?;
+    match shape {
+        Shape::AllReduce { len } => short(shape, Some(*len)),
+        Shape::Broadcast { len, root } | Shape::Reduce { len, root } => {
+            in_group(*root)?;
+            short(shape, Some(*len))
+        }
+        Shape::AllGather { counts, .. } | Shape::ReduceScatter { counts } => {
+            fits(shape, counts, world)
+        }
+        Shape::Gather { counts, root } | Shape::Scatter { counts, root } => {
+            in_group(*root)?;
+            fits(shape, counts, world)
+        }
+        Shape::AllToAll { send, recv } => {
+            fits(shape, send, world)?;
+            fits(shape, recv, world)
+        }
+        Shape::Barrier => Ok(()),
+    }
+}
+
+fn fits(shape: &Shape, counts: &Counts, world: u32) -> Result<(), PlanError> {
+    let total = match counts {
+        Counts::Equal(count) => count.checked_mul(u64::from(world)),
+        Counts::PerRank(counts) if counts.len() != world as usize => {
+            return Err(PlanError::Counts { shape: shape.name(), counts: counts.len(), world });
+        }
+        Counts::PerRank(counts) => {
+            counts.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count))
+        }
+    };
+    short(shape, total)
+}
+
+fn short(shape: &Shape, elements: Option<u64>) -> Result<(), PlanError> {
+    match elements {
+        Some(elements) if elements <= ELEMENTS_MAX => Ok(()),
+        _ => Err(PlanError::TooLong { shape: shape.name() }),
+    }
+}
