@@ -5,6 +5,7 @@
 mod auth;
 mod client;
 mod error;
+mod file;
 mod hash;
 pub mod limits;
 mod meter;
@@ -21,6 +22,7 @@ pub use client::{
     CANCEL_GRACE, CLIENT_CONNECTIONS_MAX, ClientOptions, Dialect, Endpoint, TcpStore,
 };
 pub use error::{KeyList, StoreError};
+pub use file::{FILE_MAX, FileStore, Users};
 pub use hash::HashStore;
 pub use prefix::PrefixStore;
 pub use server::{ServerOptions, TcpStoreServer};
