@@ -130,10 +130,11 @@ pub(crate) fn check(packages: &[Package]) -> Vec<String> {
                 if !below.contains(to) && !oracle {
                     complaints.push(format!("{name} uses {to}, which does not stand below it"));
                 }
-            } else if let (false, Some((_, allowed))) = (dependency.dev, pure) {
-                if !allowed.contains(&to) {
-                    complaints.push(format!("{name} is pure and uses {to}"));
-                }
+            } else if !dependency.dev
+                && let Some((_, allowed)) = pure
+                && !allowed.contains(&to)
+            {
+                complaints.push(format!("{name} is pure and uses {to}"));
             }
         }
         if package.published && name == ORACLES.0 {

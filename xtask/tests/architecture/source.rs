@@ -181,11 +181,7 @@ fn code(text: &str) -> String {
                 code.push_str("\"\"");
                 while let Some(c) = chars.next() {
                     match c {
-                        '\\' => {
-                            if chars.next() == Some('\n') {
-                                code.push('\n');
-                            }
-                        }
+                        '\\' => code.extend(chars.next().filter(|c| *c == '\n')),
                         '\n' => code.push('\n'),
                         '"' => break,
                         _ => {}
