@@ -9,6 +9,8 @@
 //! | [`Algorithm::ScatterAllGather`] | 2Lα + 2(P−1)/P nβ |
 //! | [`Algorithm::Chain`], k segments | (k + P − 2)(α + nβ/k) |
 
+use smallvec::SmallVec;
+
 use crate::algorithm::Algorithm;
 use crate::blocks::{Blocks, above, below};
 use crate::builder::Builder;
@@ -76,54 +78,56 @@ fn binomial(mut pen: Builder, len: u64, root: Rank) -> Plan {
     pen.build()
 }
 
-/// Lane 0 sends; lane 1 receives the scatter; each round of the all-gather has a receive lane of its own,
-/// because every block is received once, at a place that nothing else uses.
+/// Lane 0 sends. Receives have the other lanes, one for all that arrives between two sends: every block
+/// is received once, at a place that nothing else uses, so a receive need not wait for anything.
 fn scatter_all_gather(mut pen: Builder, len: u64, root: Rank) -> Plan {
     const SENDS: u32 = 0;
-    const SCATTER: u32 = 1;
     let (world, rank) = (pen.world(), pen.rank());
     let tree = Tree::new(world, root);
     let blocks = Blocks::balanced(len, world);
     // Blocks from the own one on that the scatter brings; the all-gather leaves them out.
     let held = |rank: Rank| if rank == root { world } else { tree.subtree(rank).len() as u32 };
 
+    let mut arrivals = 1;
     let own = tree.subtree(rank);
     if let Some(parent) = tree.parent(rank) {
         let span = blocks.span(Buffer::Data, own.start, own.end);
-        pen.recv(SCATTER, "scatter", &[], [(parent, span)]);
+        pen.recv(arrivals, "scatter", &[], [(parent, span)]);
     }
-    let mut arrived = pen.steps_in(SCATTER);
-    let mut arrivals = SCATTER;
-    let mut children = tree.children(rank).rev().peekable();
-    if children.peek().is_some() {
-        let waits: &[_] = if arrived > 0 { &[(SCATTER, arrived)] } else { &[] };
-        let parts = children.map(|c| (c.leader, blocks.span(Buffer::Data, c.start, c.end)));
-        pen.send(SENDS, "scatter", waits, parts);
+    let children: SmallVec<[_; 16]> = tree.children(rank).rev().collect();
+    if !children.is_empty() {
+        let parts = children.iter().map(|c| (c.leader, blocks.span(Buffer::Data, c.start, c.end)));
+        let waits = arrived(&pen, &mut arrivals);
+        pen.send(SENDS, "scatter", waits.as_slice(), parts);
     }
 
-    let mut rounds: smallvec::SmallVec<[(u32, u32); 16]> = skips(world).collect();
+    let mut rounds: SmallVec<[(u32, u32); 16]> = skips(world).collect();
     rounds.reverse();
-    for (round, (near, far)) in rounds.into_iter().enumerate() {
+    for (near, far) in rounds {
         let to = below(rank, near, world);
-        let from = above(rank, near, world);
-        let lane = SCATTER + 1 + round as u32;
-
         let lacks = near.max(held(to));
         if lacks < far {
-            let first = above(to, lacks, world);
-            let spans = around(&blocks, world, first, far - lacks);
-            let waits: &[_] = if arrived > 0 { &[(arrivals, arrived)] } else { &[] };
-            pen.send(SENDS, "gather", waits, spans.into_iter().map(|span| (to, span)));
+            let spans = around(&blocks, world, above(to, lacks, world), far - lacks);
+            let waits = arrived(&pen, &mut arrivals);
+            pen.send(SENDS, "gather", waits.as_slice(), spans.into_iter().map(|span| (to, span)));
         }
-        let lack = near.max(held(rank));
-        if lack < far {
-            let first = above(rank, lack, world);
-            let spans = around(&blocks, world, first, far - lack);
-            pen.recv(lane, "gather", &[], spans.into_iter().map(|span| (from, span)));
-            (arrivals, arrived) = (lane, 1);
+        let lacks = near.max(held(rank));
+        if lacks < far {
+            let from = above(rank, near, world);
+            let spans = around(&blocks, world, above(rank, lacks, world), far - lacks);
+            pen.recv(arrivals, "gather", &[], spans.into_iter().map(|span| (from, span)));
         }
     }
     pen.build()
+}
+
+/// What a send waits for: all that is received so far. Later receives go to the next lane.
+fn arrived(pen: &Builder, arrivals: &mut u32) -> Option<(u32, u32)> {
+    let steps = pen.steps_in(*arrivals);
+    (steps > 0).then(|| {
+        *arrivals += 1;
+        (*arrivals - 1, steps)
+    })
 }
 
 fn chain(mut pen: Builder, len: u64, root: Rank) -> Plan {

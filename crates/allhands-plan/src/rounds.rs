@@ -23,10 +23,7 @@ pub(crate) fn segments(len: u64) -> impl Iterator<Item = Span> {
 }
 
 /// The other ranks of a window, nearest above first: those at distances `first..first + WINDOW`.
-pub(crate) fn windows(
-    rank: Rank,
-    world: u32,
-) -> impl Iterator<Item = impl Iterator<Item = Rank>> {
+pub(crate) fn windows(rank: Rank, world: u32) -> impl Iterator<Item = impl Iterator<Item = Rank>> {
     (1..world).step_by(WINDOW as usize).map(move |first| {
         (first..world.min(first + WINDOW)).map(move |distance| above(rank, distance, world))
     })
