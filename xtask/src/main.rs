@@ -1,3 +1,24 @@
 //! Developer commands of allhands.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of allhands", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start local ranks as real processes, verify and time every collective, compare with peers.
+    BenchCluster(Box<xtask::bench::cli::Args>),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::BenchCluster(args) => xtask::bench::main(&args),
+    }
+}

@@ -1,0 +1,32 @@
+//! `bench-rank`: one process of bench-cluster.
+//!
+//! It waits for commands asleep in the kernel, answers each with one line, and ends the moment its
+//! control socket closes.
+
+pub mod collectives;
+pub mod control;
+pub mod limits;
+pub mod measure;
+pub mod pattern;
+
+use std::env;
+
+use anyhow::{Context, Result, bail};
+
+use control::Control;
+
+/// Runs the program: `bench-rank limits RANK`.
+///
+/// # Errors
+/// The arguments are wrong, the control socket cannot be reached, or the group cannot be formed.
+pub fn main() -> Result<()> {
+    let mut args = env::args().skip(1);
+    let role = args.next().unwrap_or_default();
+    match role.as_str() {
+        "limits" => {
+            let rank = args.next().context("`limits` needs a rank")?.parse()?;
+            limits::serve(&Control::connect()?, rank)
+        }
+        _ => bail!("unknown role `{role}`: bench-cluster starts this program"),
+    }
+}
