@@ -24,8 +24,8 @@ macro_rules! raw {
 
 raw!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, [f32; 2]);
 
-/// More operands than this are combined in groups; see `mod.rs`.
-pub(super) const GROUP: usize = 8;
+/// The largest number of operands that one function combines.
+pub(super) const GROUP_MAX: usize = 8;
 
 /// Combines pairs of neighbours, level by level; an odd last one is carried up.
 #[inline(always)]
@@ -123,8 +123,11 @@ unsafe fn lanes<I: Cell, O: Cell<Acc = I::Acc>, F: Fold<I::Acc>, const K: usize>
     } else if const { size_of::<O::Raw>() == 4 } {
         chunks_of!(64, at);
         chunks_of!(8, at);
-    } else {
+    } else if const { size_of::<O::Raw>() == 8 } {
         chunks_of!(32, at);
+        chunks_of!(4, at);
+    } else {
+        // A lane is a register already.
         chunks_of!(4, at);
     }
     chunks_of!(1, at);
@@ -143,39 +146,18 @@ pub(super) unsafe fn fold<I, O, F, const K: usize>(
     count: usize,
 ) where
     I: Format,
-    O: Format,
-    O::Wide: Cell<Acc = <I::Wide as Cell>::Acc>,
-    O::One: Cell<Acc = <I::One as Cell>::Acc>,
-    F: Fold<<I::Wide as Cell>::Acc> + Fold<<I::One as Cell>::Acc>,
+    O: Format<Acc = I::Acc, OneAcc = I::OneAcc>,
+    F: Fold<I::Acc> + Fold<I::OneAcc>,
 {
     const { assert!(I::PER == O::PER) };
     // SAFETY: `count / PER` lanes of PER elements are within the `count` elements.
     unsafe { lanes::<I::Wide, O::Wide, F, K>(dst, sources, count / I::PER) };
-    if I::PER > 1 && count % I::PER > 0 {
-        let last = count - 1;
-        // SAFETY: PER is 2, so one element is left, `last`, within bounds.
-        unsafe {
-            let sources = offset::<<I::One as Cell>::Raw, K>(sources, last);
-            let dst = dst.cast::<<O::One as Cell>::Raw>().add(last).cast::<u8>();
-            chunk::<I::One, O::One, F, K, 1>(dst, &sources, 0);
-        }
+    let mut at = count / I::PER * I::PER;
+    while at < count {
+        // SAFETY: `at` is less than `count`, so the element exists on both sides.
+        unsafe { chunk::<I::One, O::One, F, K, 1>(dst, sources, at) };
+        at += 1;
     }
-}
-
-/// The sources, `elements` later.
-///
-/// # Safety
-/// * Each source has more than `elements` elements of type `R`.
-#[inline(always)]
-unsafe fn offset<R, const K: usize>(sources: &[*const u8; K], elements: usize) -> [*const u8; K] {
-    let mut moved = *sources;
-    let mut j = 0;
-    while j < K {
-        // SAFETY: Within the source, by the contract.
-        moved[j] = unsafe { moved[j].cast::<R>().add(elements).cast::<u8>() };
-        j += 1;
-    }
-    moved
 }
 
 /// Applies `M` to each of `count` elements in place.
@@ -186,16 +168,15 @@ unsafe fn offset<R, const K: usize>(sources: &[*const u8; K], elements: usize) -
 pub(super) unsafe fn map<I, M>(dst: *mut u8, count: usize, parameter: f64)
 where
     I: Format,
-    M: Map<<I::Wide as Cell>::Acc> + Map<<I::One as Cell>::Acc>,
+    M: Map<I::Acc> + Map<I::OneAcc>,
 {
     // SAFETY: As in `fold`.
     unsafe { map_lanes::<I::Wide, M>(dst, count / I::PER, parameter) };
-    if I::PER > 1 && count % I::PER > 0 {
-        // SAFETY: PER is 2, so one element is left, within bounds.
-        unsafe {
-            let last = dst.cast::<<I::One as Cell>::Raw>().add(count - 1).cast::<u8>();
-            map_lanes::<I::One, M>(last, 1, parameter);
-        }
+    let done = count / I::PER * I::PER;
+    // SAFETY: What is left starts at element `done`, within bounds or one past the end.
+    unsafe {
+        let rest = dst.cast::<<I::One as Cell>::Raw>().add(done).cast::<u8>();
+        map_lanes::<I::One, M>(rest, count - done, parameter);
     }
 }
 

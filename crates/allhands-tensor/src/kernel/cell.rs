@@ -23,10 +23,14 @@ pub(super) trait Cell {
 
 /// A dtype as kernels see it.
 pub(super) trait Format {
+    /// What a lane of the wide loop becomes in registers.
+    type Acc: Copy;
+    /// What one element becomes in registers.
+    type OneAcc: Copy;
     /// The lane of the wide loop; it holds `PER` elements.
-    type Wide: Cell;
+    type Wide: Cell<Acc = Self::Acc>;
     /// The lane of what is left over: one element.
-    type One: Cell;
+    type One: Cell<Acc = Self::OneAcc>;
     const PER: usize;
 }
 
@@ -49,6 +53,8 @@ impl<T: Raw> Cell for Plain<T> {
 }
 
 impl<T: Raw> Format for Plain<T> {
+    type Acc = T;
+    type OneAcc = T;
     type Wide = Plain<T>;
     type One = Plain<T>;
     const PER: usize = 1;
@@ -64,6 +70,8 @@ pub(super) struct Bf16Pair;
 pub(super) struct Bf16One;
 
 impl Format for Bf16 {
+    type Acc = Two;
+    type OneAcc = f32;
     type Wide = Bf16Pair;
     type One = Bf16One;
     const PER: usize = 2;
@@ -112,6 +120,8 @@ pub(super) struct F16Pair;
 pub(super) struct F16One;
 
 impl Format for F16 {
+    type Acc = Two;
+    type OneAcc = f32;
     type Wide = F16Pair;
     type One = F16One;
     const PER: usize = 2;
@@ -191,6 +201,8 @@ pub(super) struct Wide32;
 pub(super) struct Wide32Pair;
 
 impl Format for Wide32 {
+    type Acc = Two;
+    type OneAcc = f32;
     type Wide = Wide32Pair;
     type One = Plain<f32>;
     const PER: usize = 2;

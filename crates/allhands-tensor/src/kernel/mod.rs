@@ -18,24 +18,27 @@ mod body;
 mod cell;
 mod level;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::fmt;
 use std::mem::MaybeUninit;
 
-use body::GROUP;
-use level::{MapFn, Table};
+use body::GROUP_MAX;
+use level::{Functions, MapFn, Table};
 
 use crate::{DType, ReduceOp, UnsupportedReduction};
 
 pub use simd::{SIMD_VARIABLE, SimdLevel, UnknownSimdLevel};
 
-/// Elements that are combined at a time when there are more than [`GROUP`] operands, so that the
+/// Elements that are combined at a time when there are more operands than one
+/// function takes, so that the
 /// partial results stay in the first-level cache.
 const BLOCK: usize = 256;
 /// Partial results that can wait at once. They hold 2^level groups, so this is never reached.
 const PARTIALS: usize = 24;
-/// The largest number of operands of one call, 2^26.
-pub const OPERANDS_MAX: usize = GROUP << (PARTIALS - 1);
+/// The largest number of operands of one call, 2^25.
+pub const OPERANDS_MAX: usize = 4 << (PARTIALS - 1);
 
 /// The reduction of one dtype by one operation, with the functions already chosen.
 ///
@@ -79,7 +82,7 @@ impl Kernel {
         level: SimdLevel,
     ) -> Result<Kernel, UnsupportedReduction> {
         let level = if level.is_available() { level } else { SimdLevel::best() };
-        let table = level::generic::table(dtype, op);
+        let table = (Functions::of(level).table)(dtype, op);
         let Some(table) = table else {
             return Err(UnsupportedReduction { dtype, op, advice: advice(op) });
         };
@@ -117,7 +120,7 @@ impl Kernel {
         match (operands, at) {
             (1, Some(_)) => {}
             (1, None) => dst.copy_from_slice(sources[0]),
-            (2..=GROUP, _) => {
+            _ if operands <= self.table.group => {
                 let out = dst.as_mut_ptr();
                 let group = Operands { dst: out, at, sources }.group(0, operands, 0);
                 // SAFETY: `with_level` chose functions for a level that the processor has. `check`
@@ -129,12 +132,13 @@ impl Kernel {
         }
     }
 
-    /// More operands than one function takes: groups of eight, combined like the digits of a
-    /// binary counter, which is the canonical tree again because eight is a power of two.
+    /// More operands than one function takes: groups, combined like the digits of a binary
+    /// counter, which is the canonical tree again because a group is a power of two.
     fn reduce_many(&self, dst: &mut [u8], at: Option<usize>, sources: &[&[u8]]) {
         let operands = sources.len() + usize::from(at.is_some());
         let lanes = dst.len() / self.lane_size;
-        let groups = operands.div_ceil(GROUP);
+        let width = self.table.group;
+        let groups = operands.div_ceil(width);
         let out = dst.as_mut_ptr();
         let all = Operands { dst: out, at, sources };
         let mut scratch = MaybeUninit::<[[u64; BLOCK]; PARTIALS]>::uninit();
@@ -147,8 +151,8 @@ impl Kernel {
             let skip = first * self.lane_size;
             let mut depth = 0;
             for index in 0..groups {
-                let begin = index * GROUP;
-                let width = GROUP.min(operands - begin);
+                let begin = index * width;
+                let width = width.min(operands - begin);
                 let group = all.group(begin, width, skip);
                 // SAFETY: The functions suit the processor. Each operand has `count` lanes from
                 // `skip` on. `depth` is at most log2 of the groups, which `check` has bounded by
@@ -166,7 +170,7 @@ impl Kernel {
                     carries = carries.saturating_sub(1);
                 }
             }
-            // SAFETY: More than GROUP operands are two groups at least, so two rows remain, with
+            // SAFETY: More operands than a group are two groups at least, so two rows remain, with
             // `count` partials each. `dst` has `count` lanes from `skip` on, and its old content
             // has been read.
             unsafe {
@@ -200,7 +204,7 @@ impl Kernel {
     /// If the length of `dst` is not a multiple of the element's size.
     pub fn prepare(&self, dst: &mut [u8]) {
         if let ReduceOp::PremulSum(factor) = self.op {
-            let map = level::generic::scale(self.dtype);
+            let map = (Functions::of(self.level).scale)(self.dtype);
             self.map(map, dst, factor);
         }
     }
@@ -214,7 +218,7 @@ impl Kernel {
     /// If the length of `dst` is not a multiple of the element's size.
     pub fn finish(&self, dst: &mut [u8], world: u32) {
         if self.op == ReduceOp::Avg {
-            let map = level::generic::divide(self.dtype);
+            let map = (Functions::of(self.level).divide)(self.dtype);
             self.map(map, dst, f64::from(world));
         }
     }
@@ -267,8 +271,8 @@ struct Operands<'a> {
 
 impl Operands<'_> {
     /// Where `width` operands from `begin` on start, `skip` bytes in. Only that many entries count.
-    fn group(&self, begin: usize, width: usize, skip: usize) -> [*const u8; GROUP] {
-        let mut group = [std::ptr::null(); GROUP];
+    fn group(&self, begin: usize, width: usize, skip: usize) -> [*const u8; GROUP_MAX] {
+        let mut group = [std::ptr::null(); GROUP_MAX];
         for (offset, entry) in group[..width].iter_mut().enumerate() {
             let index = begin + offset;
             let start = match self.at {
