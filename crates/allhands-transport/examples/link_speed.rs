@@ -145,7 +145,7 @@ fn ping_pong(links: &mut [Box<dyn Links>; 2], bytes: usize, rounds: u32) -> Dura
                 while pump.received < upto {
                     links.receive(peer, pump);
                     spins += 1;
-                    if spins % 256 == 0 {
+                    if spins.is_multiple_of(256) {
                         links.poll(Some(Duration::ZERO), pump);
                     }
                 }

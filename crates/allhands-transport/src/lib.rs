@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
+pub mod interface;
 pub mod local;
 mod port;
 pub mod tcp;
 
+pub use self::error::{Incomplete, Missing, Reached, TransportError, TurnedAway};
 pub use self::port::{
-    CONTROL_FRAME_MAX, CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent,
-    ControlSendError, Links, Loans, Port, SLICES_INLINE, Slices, Unfinished, Wake,
+    CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent, ControlSendError, Links,
+    Loans, Port, SLICES_INLINE, Slices, Unfinished, Wake,
 };

@@ -4,14 +4,11 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allhands_wire::{HEADER_LEN, Header, Peer};
+use allhands_wire::{Header, Peer};
 use smallvec::SmallVec;
 
 /// Slices that fit one vectored write without heap memory.
 pub const SLICES_INLINE: usize = 16;
-
-/// The longest control frame: a header and a payload of 1 KiB.
-pub const CONTROL_FRAME_MAX: usize = HEADER_LEN + 1024;
 
 /// Bytes of control frames that may wait for one peer. Enough for a minute of heartbeats and a
 /// handful of reports; a peer that leaves more unread is as good as gone.

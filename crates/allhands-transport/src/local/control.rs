@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use allhands_wire::{HEADER_LEN, Header, Peer};
+use allhands_wire::{CONTROL_FRAME_MAX, FrameDecoder, HEADER_LEN, Peer};
 use smallvec::SmallVec;
 
 use super::doorbell::Doorbell;
 use crate::port::{
-    CONTROL_FRAME_MAX, CONTROL_QUEUE_BYTES, Closed, Control, ControlEvent, ControlSendError,
-    Unfinished, Wake,
+    CONTROL_QUEUE_BYTES, Closed, Control, ControlEvent, ControlSendError, Unfinished, Wake,
 };
 
 /// Most control frames fit without heap memory of their own.
@@ -41,11 +40,11 @@ impl Exchange {
     }
 
     fn inbox(&self, peer: Peer) -> MutexGuard<'_, Inbox> {
-        self.inboxes[peer.0 as usize].0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inboxes[peer.index()].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bell(&self, peer: Peer) -> &Arc<Doorbell> {
-        &self.inboxes[peer.0 as usize].1
+        &self.inboxes[peer.index()].1
     }
 }
 
@@ -53,6 +52,7 @@ impl Exchange {
 pub struct LocalControl {
     me: Peer,
     exchange: Arc<Exchange>,
+    decoder: FrameDecoder,
     /// Peers that have left, by rank.
     left: Vec<bool>,
     /// This rank has said that it sends nothing more.
@@ -62,7 +62,7 @@ pub struct LocalControl {
 impl LocalControl {
     pub(super) fn new(me: Peer, exchange: Arc<Exchange>) -> Self {
         let left = vec![false; exchange.inboxes.len()];
-        Self { me, exchange, left, said_goodbye: false }
+        Self { me, exchange, decoder: FrameDecoder::control(), left, said_goodbye: false }
     }
 
     fn sweep(&mut self, handler: &mut dyn FnMut(ControlEvent<'_>)) -> usize {
@@ -72,27 +72,33 @@ impl LocalControl {
                 let mut inbox = self.exchange.inbox(self.me);
                 let item = inbox.items.pop_front();
                 if let Some(Item::Frame(peer, bytes)) = &item {
-                    inbox.waiting[peer.0 as usize] -= bytes.len();
+                    inbox.waiting[peer.index()] -= bytes.len();
                 }
                 item
             };
             match item {
                 None => return events,
-                Some(Item::Frame(peer, _)) if self.left[peer.0 as usize] => {}
+                Some(Item::Frame(peer, _)) if self.left[peer.index()] => {}
                 Some(Item::Frame(peer, bytes)) => {
-                    let (head, payload) = bytes.split_at(HEADER_LEN);
-                    let head = head.try_into().expect("split at the header's length");
-                    match Header::decode(head) {
-                        Ok(header) => handler(ControlEvent::Frame { peer, header, payload }),
-                        Err(_) => {
-                            self.left[peer.0 as usize] = true;
+                    let taken = self.decoder.handle_bytes(&bytes);
+                    match (taken, self.decoder.poll_frame()) {
+                        // Nobody speaks in another's name.
+                        (Ok(taken), Some(frame))
+                            if taken == bytes.len() && frame.header.src == peer =>
+                        {
+                            let (header, payload) = (frame.header, frame.payload);
+                            handler(ControlEvent::Frame { peer, header, payload });
+                        }
+                        _ => {
+                            self.decoder = FrameDecoder::control();
+                            self.left[peer.index()] = true;
                             handler(ControlEvent::Closed { peer, cause: Closed::Garbled });
                         }
                     }
                     events += 1;
                 }
                 Some(Item::Left(peer)) => {
-                    if !std::mem::replace(&mut self.left[peer.0 as usize], true) {
+                    if !std::mem::replace(&mut self.left[peer.index()], true) {
                         handler(ControlEvent::Closed { peer, cause: Closed::Eof });
                         events += 1;
                     }
@@ -122,7 +128,7 @@ impl Control for LocalControl {
     }
 
     fn send(&mut self, peer: Peer, frame: &[u8]) -> Result<(), ControlSendError> {
-        let known = self.left.get(peer.0 as usize);
+        let known = self.left.get(peer.index());
         if peer == self.me || self.said_goodbye || known.is_none_or(|left| *left) {
             return Err(ControlSendError::NotConnected { peer });
         }
@@ -134,11 +140,11 @@ impl Control for LocalControl {
         if inbox.abandoned {
             return Err(ControlSendError::NotConnected { peer });
         }
-        let waiting = inbox.waiting[self.me.0 as usize];
+        let waiting = inbox.waiting[self.me.index()];
         if waiting + frame.len() > CONTROL_QUEUE_BYTES {
             return Err(ControlSendError::Full { peer, bytes: waiting });
         }
-        inbox.waiting[self.me.0 as usize] += frame.len();
+        inbox.waiting[self.me.index()] += frame.len();
         inbox.items.push_back(Item::Frame(self.me, Frame::from_slice(frame)));
         drop(inbox);
         self.exchange.bell(peer).ring();

@@ -140,7 +140,7 @@ pub struct LocalLinks {
 
 impl LocalLinks {
     fn close(&mut self, peer: Peer, port: &mut dyn Port) {
-        let link = &mut self.links[peer.0 as usize];
+        let link = &mut self.links[peer.index()];
         link.state = State::Closed;
         link.outgoing.finish();
         link.incoming.abandon();
@@ -182,7 +182,7 @@ impl Links for LocalLinks {
     }
 
     fn flush(&mut self, peer: Peer, port: &mut dyn Port) {
-        let Some(link) = self.links.get_mut(peer.0 as usize) else { return };
+        let Some(link) = self.links.get_mut(peer.index()) else { return };
         if link.state == State::Closed {
             return;
         }
@@ -209,7 +209,7 @@ impl Links for LocalLinks {
                     if link.state == State::Open {
                         self.receive(peer, port);
                     }
-                    if self.links[peer.0 as usize].state != State::Closed {
+                    if self.links[peer.index()].state != State::Closed {
                         self.close(peer, port);
                     }
                     return;
@@ -219,7 +219,7 @@ impl Links for LocalLinks {
     }
 
     fn receive(&mut self, peer: Peer, port: &mut dyn Port) -> usize {
-        let Some(link) = self.links.get_mut(peer.0 as usize) else { return 0 };
+        let Some(link) = self.links.get_mut(peer.index()) else { return 0 };
         if link.state != State::Open || !link.incoming.has_news() {
             return 0;
         }

@@ -10,7 +10,6 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use smallvec::SmallVec;
 
-use super::LANES_MAX;
 use crate::port::{Capabilities, Closed, Links, Port, Slices, Unfinished, Wake};
 
 /// Where bytes land that no window waits for. Large enough that hundreds of small frames cost one
@@ -36,6 +35,9 @@ pub(super) const STRIPE_BYTES: usize = 256 * 1024;
 
 /// Slices of one system call; below every system's limit.
 const SLICES_MAX: usize = 256;
+
+/// Data connections that one pair may have.
+const LANES_MAX: usize = super::LANES_MAX as usize;
 
 /// Readiness events taken from the operating system at once.
 const EVENTS: usize = 256;
@@ -164,7 +166,7 @@ impl TcpLinks {
     }
 
     pub(super) fn from_mio(me: Peer, lanes: Vec<SmallVec<[TcpStream; 1]>>) -> io::Result<Self> {
-        assert!((me.0 as usize) < lanes.len(), "{me} is outside a mesh of {}", lanes.len());
+        assert!((me.index()) < lanes.len(), "{me} is outside a mesh of {}", lanes.len());
         let poll = Poll::new()?;
         let waker = Waker::new(&poll)?;
         let mut links = Vec::with_capacity(lanes.len());
@@ -234,17 +236,13 @@ impl Links for TcpLinks {
     }
 
     fn flush(&mut self, peer: Peer, port: &mut dyn Port) {
-        if (peer.0 as usize) < self.core.links.len() {
-            self.core.write(peer.0 as usize, port);
+        if (peer.index()) < self.core.links.len() {
+            self.core.write(peer.index(), port);
         }
     }
 
     fn receive(&mut self, peer: Peer, port: &mut dyn Port) -> usize {
-        if (peer.0 as usize) < self.core.links.len() {
-            self.core.read(peer.0 as usize, port)
-        } else {
-            0
-        }
+        if (peer.index()) < self.core.links.len() { self.core.read(peer.index(), port) } else { 0 }
     }
 
     fn poll(&mut self, timeout: Option<Duration>, port: &mut dyn Port) -> usize {
@@ -265,11 +263,11 @@ impl Links for TcpLinks {
                 continue;
             }
             served += 1;
-            if event.is_error() {
-                if let Ok(Some(error)) = link.lanes[lane].take_error() {
-                    core.fail(peer, &error, port);
-                    continue;
-                }
+            if event.is_error()
+                && let Ok(Some(error)) = link.lanes[lane].take_error()
+            {
+                core.fail(peer, &error, port);
+                continue;
             }
             if event.is_readable() || event.is_read_closed() {
                 link.hung_up |= event.is_read_closed();
