@@ -2,11 +2,16 @@
 //! Without one the tests print `SKIP`, or fail if `ALLHANDS_REQUIRE_TORCH=1`.
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod common;
+
 use allhands_store::{
     ClientOptions, Dialect, FileStore, PrefixStore, ServerOptions, Store, StoreError, TcpStore,
     Users,
 };
-use std::io::{BufRead, BufReader, Read};
+use common::exchanges::EXCHANGES;
+use common::{VALIDATE, hex};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -106,6 +111,28 @@ fn torch_is_a_client_of_our_server() {
     python.finish();
     assert_eq!(store.get("counter").expect("get"), b"15");
     assert_eq!(store.get("swap").expect("get"), b"second");
+}
+
+/// The bytes that our own server is tested with are those of PyTorch's.
+#[test]
+fn the_libuv_server_answers_as_recorded() {
+    if !torch() {
+        return;
+    }
+    let mut python = Python::start("server.py", &["libuv", "bare"]);
+    let port: u16 = python.line().parse().expect("a port");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    stream.set_read_timeout(Some(LIMIT)).expect("settable");
+    stream.write_all(VALIDATE).expect("writable");
+    for (what, said, answer) in EXCHANGES {
+        stream.write_all(&hex(said)).expect("writable");
+        let expected = hex(answer);
+        let mut answered = vec![0; expected.len()];
+        stream.read_exact(&mut answered).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(answered, expected, "{what}");
+    }
+    drop(stream);
+    python.finish();
 }
 
 #[test]
