@@ -385,7 +385,7 @@ impl Engine {
             lanes_done: 0,
             parked: SmallVec::new(),
             deadline: call.deadline,
-            submitted: self.now,
+            submitted: call.submitted,
             probed: false,
         });
         if let Some(kernel) = op.kernel
@@ -552,8 +552,8 @@ impl Engine {
             channel: POINT_CHANNEL,
             seq: 0,
             body: match side {
-                Side::Send => Body::Send(part, call.tag),
-                Side::Recv => Body::Recv(part, call.tag),
+                Side::Send => Body::Send(part),
+                Side::Recv => Body::Recv(part),
             },
             kernel: None,
             element_size: 1,
@@ -571,7 +571,7 @@ impl Engine {
             lanes_done: 0,
             parked: SmallVec::new(),
             deadline: call.deadline,
-            submitted: self.now,
+            submitted: call.submitted,
             probed: false,
         }))
     }

@@ -21,7 +21,7 @@ use crate::outbound::POINT_CHANNEL;
 pub(crate) enum Health {
     Good,
     /// Something happened; a better explanation may come until the time is over.
-    Settling { report: Box<Report>, until: Instant },
+    Settling { report: Box<Report>, until: Option<Instant> },
     Failed(Arc<Report>),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct PendingMismatch {
     /// What the frame's fingerprint tells, until the description comes.
     theirs: Descriptor,
     text: Text<{ allhands_wire::REPORT_TEXT_MAX }>,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 /// A message for a peer's control connection.
@@ -73,14 +73,12 @@ impl Engine {
 
     /// Breaks a group for `report`, or improves the report it breaks for.
     pub(crate) fn fail(&mut self, group: u32, mut report: Report) {
-        let (now, settle) = (self.now, self.config.settle);
         let owner = self.group_mut(group);
         report.group = owner.id;
         report.epoch = owner.epoch;
         let told = match &mut owner.health {
             Health::Good => {
-                owner.health =
-                    Health::Settling { report: Box::new(report), until: now + settle };
+                owner.health = Health::Settling { report: Box::new(report), until: None };
                 true
             }
             Health::Settling { report: kept, .. } => kept.merge(&report) == Merged::Replaced,
@@ -89,7 +87,12 @@ impl Engine {
         if told {
             self.tell_all(group, report.channel, report.seq, Message::Poison(report));
         }
-        self.note_deadline(Some(now + settle));
+        self.look_at_the_clock();
+    }
+
+    /// The time known here may be old: windows begin when the driver next tells the time.
+    fn look_at_the_clock(&mut self) {
+        self.note_deadline(Some(self.now));
     }
 
     /// The oldest operation in flight on a group, to say where trouble showed.
@@ -158,6 +161,11 @@ impl Engine {
                 self.fail(group, report);
             }
         }
+    }
+
+    /// What came on the control connection of `peer` makes no sense.
+    pub fn handle_garbled(&mut self, peer: Peer, why: &str) {
+        self.violation(peer, Violation::Control(why.to_owned()));
     }
 
     /// Nothing has come from `peer` for longer than allowed, although its connection stands.
@@ -239,7 +247,6 @@ impl Engine {
         theirs: Descriptor,
         text: &str,
     ) {
-        let until = self.now + self.config.describe;
         let owner = self.group_mut(group);
         if !matches!(owner.health, Health::Good) || !owner.mismatches.is_empty() {
             return;
@@ -247,8 +254,16 @@ impl Engine {
         let peer = owner.peer_of(rank);
         let (channel, seq) = (header.channel, header.seq);
         let text = Text::new(text);
-        owner.mismatches.push(PendingMismatch { peer, channel, seq, mine, theirs, text, until });
-        self.note_deadline(Some(until));
+        owner.mismatches.push(PendingMismatch {
+            peer,
+            channel,
+            seq,
+            mine,
+            theirs,
+            text,
+            until: None,
+        });
+        self.look_at_the_clock();
         if channel == POINT_CHANNEL {
             // Messages are numbered by their sender only, so there is nothing to ask for.
             return self.accuse(group);
@@ -350,6 +365,25 @@ impl Engine {
         }
     }
 
+    /// Sends every peer a sign of life.
+    pub fn ping_all(&mut self, stamp_us: u64) {
+        let ping = self.ping(stamp_us, 0);
+        let epoch = self.groups.iter().flatten().next().map_or(0, |group| group.epoch);
+        let address = Address { epoch, src: self.me, ..Address::default() };
+        for index in 0..self.peers.len() as u32 {
+            let peer = Peer(index);
+            if peer != self.me && !self.peers[peer.index()].closed {
+                self.controls.push_back((peer, ControlOut { address, message: Message::Ping(ping) }));
+            }
+        }
+    }
+
+    /// Whether `peer` has said goodbye.
+    #[must_use]
+    pub fn has_left(&self, peer: Peer) -> bool {
+        self.peers[peer.index()].left
+    }
+
     /// A sign of life with the progress of this rank's channels, busy ones first.
     #[must_use]
     pub fn ping(&self, stamp_us: u64, echo_us: u64) -> Ping {
@@ -376,6 +410,20 @@ impl Engine {
             }
         }
         ping
+    }
+
+    /// Peers whose bytes the operations in flight wait for, each once.
+    pub fn awaited_peers(&self, peers: &mut Vec<Peer>) {
+        peers.clear();
+        for op in self.ops_in_flight() {
+            let owner = self.group_ref(op.group);
+            for rank in op.awaited() {
+                let peer = owner.peer_of(rank);
+                if !peers.contains(&peer) {
+                    peers.push(peer);
+                }
+            }
+        }
     }
 
     /// The next time at which [`Engine::handle_time`] has something to do.
@@ -438,28 +486,26 @@ impl Engine {
 
     fn group_time(&mut self, group: u32) {
         let now = self.now;
-        if let Some(pending) = self.group_ref(group).mismatches.first() {
-            if pending.until <= now {
+        let (settle, describe) = (self.config.settle, self.config.describe);
+        let owner = self.group_mut(group);
+        if let Some(pending) = owner.mismatches.first_mut() {
+            let until = *pending.until.get_or_insert(now + describe);
+            if until <= now {
                 self.accuse(group);
             } else {
-                let until = pending.until;
                 self.note_deadline(Some(until));
             }
         }
         let owner = self.group_mut(group);
-        match &owner.health {
-            Health::Settling { report, until } if *until <= now => {
-                let report: Arc<Report> = Arc::new(**report);
-                owner.health = Health::Failed(report.clone());
-                owner.mismatches.clear();
-                self.end_all(group, &report);
-            }
-            Health::Settling { until, .. } => {
-                let until = *until;
-                self.note_deadline(Some(until));
-            }
-            Health::Good | Health::Failed(_) => {}
+        let Health::Settling { report, until } = &mut owner.health else { return };
+        let until = *until.get_or_insert(now + settle);
+        if until > now {
+            return self.note_deadline(Some(until));
         }
+        let report: Arc<Report> = Arc::new(**report);
+        owner.health = Health::Failed(report.clone());
+        owner.mismatches.clear();
+        self.end_all(group, &report);
     }
 
     /// Ends every operation of a failed group and takes its messages off the wire.

@@ -83,6 +83,8 @@ pub struct Submission {
     pub data: Space,
     /// Where the buffers lie in shared memory, if they do: sends may then be loans.
     pub loan: Option<LoanBase>,
+    /// When the operation was called.
+    pub submitted: Instant,
     /// When the operation fails with a timeout.
     pub deadline: Option<Instant>,
 }
@@ -113,6 +115,8 @@ pub struct PointSubmission {
     pub fingerprint: Fingerprint,
     /// The bytes to send, or where to put what arrives.
     pub buffer: Space,
+    /// When the operation was called.
+    pub submitted: Instant,
     /// When the operation fails with a timeout.
     pub deadline: Option<Instant>,
 }
@@ -168,21 +172,12 @@ pub(crate) enum Content {
     Loan(Loan),
 }
 
-impl Content {
-    pub(crate) fn arrived(&self, len: usize) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Loan(_) => len,
-        }
-    }
-}
-
 /// What an operation does.
 #[derive(Debug)]
 pub(crate) enum Body {
     Collective(Arc<Prepared>),
-    Send(Part, u32),
-    Recv(Part, u32),
+    Send(Part),
+    Recv(Part),
 }
 
 #[derive(Debug)]
@@ -229,7 +224,7 @@ impl OpState {
     /// The sends, or receives, of the current step of `lane`.
     pub(crate) fn parts(&self, lane: usize) -> &[Part] {
         match &self.body {
-            Body::Send(part, _) | Body::Recv(part, _) => std::slice::from_ref(part),
+            Body::Send(part) | Body::Recv(part) => std::slice::from_ref(part),
             Body::Collective(prepared) => match self.step(lane).map(|step| &step.op) {
                 Some(Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. }) => {
                     prepared.plan.parts(parts)

@@ -275,7 +275,7 @@ impl Engine {
     }
 
     pub(crate) fn forget_point(&mut self, group: u32, body: &Body, op: OpKey) {
-        if let Body::Recv(part, _) = body
+        if let Body::Recv(part) = body
             && let Some(owner) = self.groups[group as usize].as_mut()
         {
             owner.point[part.peer.index()].forget(op);

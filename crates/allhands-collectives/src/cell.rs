@@ -1,0 +1,57 @@
+//! Where the thread that drives leaves an operation's outcome for the one that asked for it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
+use allhands_engine::{Finished, Refused, Space};
+
+use crate::error::Error;
+use crate::primitive::{Mutex, lock};
+
+/// How an operation ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Finished(Finished),
+    Refused(Box<Refused>),
+    /// The call made no sense; its input and data.
+    Invalid(Error, Space, Space),
+}
+
+/// The meeting point of one operation.
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    done: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Cell {
+    /// Whether the outcome is there, or was taken.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Leaves the outcome. A future that waits is woken.
+    pub(crate) fn put(&self, outcome: Outcome) {
+        *lock(&self.outcome) = Some(outcome);
+        self.done.store(true, Ordering::Release);
+        if let Some(waker) = lock(&self.waker).take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes the outcome, once.
+    pub(crate) fn take(&self) -> Option<Outcome> {
+        lock(&self.outcome).take()
+    }
+
+    /// Looks at the outcome.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Outcome) -> R) -> Option<R> {
+        lock(&self.outcome).as_ref().map(look)
+    }
+
+    /// Wakes `waker` when the outcome is there; the caller looks again afterwards.
+    pub(crate) fn wake_later(&self, waker: &Waker) {
+        *lock(&self.waker) = Some(waker.clone());
+    }
+}

@@ -1,0 +1,504 @@
+//! A group's operations on bytes: every verb comes through here, blocking or not.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allhands_engine::{GroupKey, GroupSpec, PointSubmission, Refusal, Space, Storage, Submission};
+use allhands_plan::{Algorithm, Rank, Shape};
+use allhands_tensor::lend::{LendScope, lend_scope};
+use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
+use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
+use smallvec::SmallVec;
+
+use crate::cell::{Cell, Outcome};
+use crate::core::Call;
+use crate::error::{Error, Invalid, Who};
+use crate::mesh::Mesh;
+use crate::operation::Operation;
+use crate::pending::{Pending, judge};
+use crate::planner::Planner;
+use crate::primitive::{Mutex, lock};
+use crate::selection::Selection;
+
+/// How one call differs from the group's defaults.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// How long the operation may take.
+    pub timeout: Duration,
+    /// Stream of operations inside the group: all ranks issue the same operations on it in the same order;
+    /// different channels are independent.
+    pub channel: u32,
+    /// Algorithm to use instead of the table's choice. All ranks must say the same.
+    pub algorithm: Option<Algorithm>,
+    /// A name for errors and traces, at most 64 bytes.
+    pub label: String,
+}
+
+/// How long an operation may take unless told otherwise: as in torch.distributed.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self { timeout: DEFAULT_TIMEOUT, channel: 0, algorithm: None, label: String::new() }
+    }
+}
+
+impl CallOptions {
+    /// These options with another timeout.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// These options on another channel.
+    #[must_use]
+    pub fn on_channel(mut self, channel: u32) -> Self {
+        self.channel = channel;
+        self
+    }
+
+    /// These options with a given algorithm.
+    #[must_use]
+    pub fn by(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = Some(algorithm);
+        self
+    }
+}
+
+/// A call, before it has buffers.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// What is computed, in elements.
+    pub shape: Shape,
+    /// Element type; `None` for a barrier.
+    pub dtype: Option<DType>,
+    /// How elements are combined, for operations that combine.
+    pub reduction: Option<ReduceOp>,
+    /// Dimensions of the caller's tensor, for errors only.
+    pub dims: SmallVec<[u64; 8]>,
+}
+
+impl Spec {
+    /// A call on flat elements.
+    #[must_use]
+    pub fn new(shape: Shape, dtype: Option<DType>, reduction: Option<ReduceOp>) -> Self {
+        Self { shape, dtype, reduction, dims: SmallVec::new() }
+    }
+}
+
+/// A group of ranks that run operations together, on bytes.
+///
+/// Typed slices and tensors are one layer up; here a buffer is bytes with a [`DType`] in the [`Spec`].
+#[derive(Debug)]
+pub struct Communicator {
+    mesh: Arc<Mesh>,
+    key: GroupKey,
+    who: Arc<Who>,
+    planner: Mutex<Planner>,
+    selection: Selection,
+}
+
+impl Communicator {
+    /// A group of `members`, in rank order, on a mesh. All members must add the group with the same
+    /// number before any of them uses it.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn new(
+        mesh: Arc<Mesh>,
+        name: impl Into<String>,
+        spec: GroupSpec,
+        selection: Selection,
+    ) -> Result<Self, Refusal> {
+        let members = spec.members.clone();
+        let at = members.iter().position(|&peer| peer == mesh.me());
+        let key = mesh.add_group(spec)?;
+        let rank = Rank(at.map_or(0, |at| at as u32));
+        let who = Arc::new(Who { group: name.into(), rank, members });
+        Ok(Self { mesh, key, who, planner: Mutex::new(Planner::default()), selection })
+    }
+
+    /// This process's rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.who.rank
+    }
+
+    /// Ranks of the group.
+    #[must_use]
+    pub fn world_size(&self) -> u32 {
+        self.who.members.len() as u32
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.who.group
+    }
+
+    /// Positions of the members in the mesh, in rank order.
+    #[must_use]
+    pub fn members(&self) -> &[Peer] {
+        &self.who.members
+    }
+
+    /// The mesh below.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
+    /// An error about a call that was never started.
+    #[must_use]
+    pub fn invalid(&self, operation: Operation, reason: Invalid) -> Error {
+        self.who.invalid(operation, reason)
+    }
+
+    /// The algorithm that a call of this shape runs.
+    #[must_use]
+    pub fn algorithm(&self, spec: &Spec) -> Algorithm {
+        self.selection.choose(&spec.shape, self.world_size(), spec.dtype)
+    }
+
+    /// Breaks the group: every operation in flight and every later one ends with an error that names this
+    /// rank and `why`, on every member.
+    pub fn abort(&self, why: impl Into<String>) {
+        self.mesh.shared().post(Call::Abort(self.key, Cause::UserAbort, why.into()));
+    }
+
+    fn submission(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        input: Space,
+        data: Space,
+    ) -> Result<Submission, (Error, Space, Space)> {
+        let operation = Operation::of(&spec.shape);
+        let (world, rank) = (self.world_size(), self.rank());
+        let algorithm = options.algorithm.unwrap_or_else(|| self.algorithm(spec));
+        let kernel = match (spec.dtype, spec.reduction) {
+            (Some(dtype), Some(op)) => Kernel::new(dtype, op).map(Some).map_err(Invalid::from),
+            _ => Ok(None),
+        };
+        let ready = kernel.and_then(|kernel| {
+            let plan = lock(&self.planner).plan(&spec.shape, algorithm, world, rank)?;
+            Ok((kernel, plan))
+        });
+        let (kernel, plan) = match ready {
+            Ok(ready) => ready,
+            Err(reason) => return Err((self.who.invalid(operation, reason), input, data)),
+        };
+        let descriptor = describe(spec, options, algorithm);
+        let now = Instant::now();
+        Ok(Submission {
+            channel: options.channel,
+            plan,
+            kernel,
+            element_size: spec.dtype.map_or(1, DType::size),
+            descriptor,
+            fingerprint: descriptor.fingerprint(),
+            input: scaled(spec, kernel, input),
+            data,
+            loan: None,
+            submitted: now,
+            deadline: now.checked_add(options.timeout),
+        })
+    }
+
+    /// Runs a collective on borrowed bytes and returns when it has ended. `inputs` and `outputs` are the
+    /// pieces of the shape's `Input` and `Data`, in order.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn run<'a>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+    ) -> Result<(), Error> {
+        lend_scope(|scope| {
+            let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(scope.lend(b))));
+            let data = Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
+            let submission =
+                self.submission(spec, options, input, data).map_err(|(error, ..)| error)?;
+            let cell = Arc::new(Cell::default());
+            let call = Call::Collective(self.key, Box::new(submission), cell.clone());
+            self.mesh.shared().run(call, &cell);
+            self.settle(&cell, Operation::of(&spec.shape), options)
+        })
+    }
+
+    fn settle(&self, cell: &Cell, operation: Operation, options: &CallOptions) -> Result<(), Error> {
+        match cell.take() {
+            Some(outcome) => judge(outcome, &self.who, operation, options.timeout).0,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a collective on owned tensors.
+    #[must_use]
+    pub fn start(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: Vec<Tensor>,
+        outputs: Vec<Tensor>,
+    ) -> Pending {
+        let own = |tensors: Vec<Tensor>| Space::list(tensors.into_iter().map(Storage::Tensor));
+        self.launch(spec, options, own(inputs), own(outputs))
+    }
+
+    fn launch(&self, spec: &Spec, options: &CallOptions, input: Space, data: Space) -> Pending {
+        let cell = Arc::new(Cell::default());
+        let operation = Operation::of(&spec.shape);
+        match self.submission(spec, options, input, data) {
+            Ok(submission) => {
+                let call = Call::Collective(self.key, Box::new(submission), cell.clone());
+                self.mesh.shared().post(call);
+            }
+            Err((error, input, data)) => cell.put(Outcome::Invalid(error, input, data)),
+        }
+        self.pending(cell, operation, options)
+    }
+
+    fn pending(&self, cell: Arc<Cell>, operation: Operation, options: &CallOptions) -> Pending {
+        Pending {
+            mesh: self.mesh.clone(),
+            who: self.who.clone(),
+            cell,
+            operation,
+            limit: options.timeout,
+        }
+    }
+
+    fn point(&self, message: &Message, options: &CallOptions, buffer: Space) -> PointSubmission {
+        let whole = Descriptor {
+            op: Operation::Message.code(),
+            dtype: message.dtype.code(),
+            count: (buffer.len() / message.dtype.size()) as u64,
+            label: Text::new(&options.label),
+            ..Descriptor::default()
+        };
+        // Lengths are compared message by message, so that the error can tell both.
+        let fingerprint = Descriptor { count: 0, ..whole }.fingerprint();
+        let now = Instant::now();
+        PointSubmission {
+            peer: message.peer,
+            tag: message.tag,
+            descriptor: whole,
+            fingerprint,
+            buffer,
+            submitted: now,
+            deadline: now.checked_add(options.timeout),
+        }
+    }
+
+    fn check_peer(&self, what: &'static str, rank: Rank) -> Result<(), Error> {
+        let world_size = self.world_size();
+        if rank.0 < world_size {
+            return Ok(());
+        }
+        Err(self.invalid(Operation::Message, Invalid::Rank { what, rank, world_size }))
+    }
+
+    /// Sends bytes to a rank; returns when they may be changed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn send(&self, message: &Message, options: &CallOptions, bytes: &[u8]) -> Result<(), Error> {
+        self.check_peer("destination", message.peer)?;
+        lend_scope(|scope| {
+            let buffer = Space::single(Storage::Lent(scope.lend(bytes)));
+            let cell = Arc::new(Cell::default());
+            let submission = Box::new(self.point(message, options, buffer));
+            self.mesh.shared().run(Call::Send(self.key, submission, cell.clone()), &cell);
+            self.settle(&cell, Operation::Message, options)
+        })
+    }
+
+    /// Receives bytes from a rank; the message must have exactly this length.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn recv(
+        &self,
+        message: &Message,
+        options: &CallOptions,
+        bytes: &mut [u8],
+    ) -> Result<(), Error> {
+        self.check_peer("source", message.peer)?;
+        lend_scope(|scope| {
+            let buffer = Space::single(Storage::LentMut(scope.lend_mut(bytes)));
+            let cell = Arc::new(Cell::default());
+            let submission = Box::new(self.point(message, options, buffer));
+            self.mesh.shared().run(Call::Recv(self.key, submission, cell.clone()), &cell);
+            self.settle(&cell, Operation::Message, options)
+        })
+    }
+
+    /// Starts a send of an owned tensor.
+    #[must_use]
+    pub fn start_send(&self, message: &Message, options: &CallOptions, tensor: Tensor) -> Pending {
+        let buffer = Space::single(Storage::Tensor(tensor));
+        let cell = Arc::new(Cell::default());
+        let submission = Box::new(self.point(message, options, buffer));
+        self.mesh.shared().post(Call::Send(self.key, submission, cell.clone()));
+        self.pending(cell, Operation::Message, options)
+    }
+
+    /// Starts a receive into an owned tensor.
+    #[must_use]
+    pub fn start_recv(&self, message: &Message, options: &CallOptions, tensor: Tensor) -> Pending {
+        let buffer = Space::single(Storage::Tensor(tensor));
+        let cell = Arc::new(Cell::default());
+        let submission = Box::new(self.point(message, options, buffer));
+        self.mesh.shared().post(Call::Recv(self.key, submission, cell.clone()));
+        self.pending(cell, Operation::Message, options)
+    }
+
+    /// Runs `body`, which may start operations over borrowed bytes; all of them have ended when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The first error of an operation, in the order in which they were started.
+    pub fn scope<'env, R>(
+        &'env self,
+        body: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> R,
+    ) -> Result<R, Error> {
+        lend_scope(|lend| {
+            let scope = Scope { communicator: self, lend, pending: RefCell::new(Vec::new()) };
+            let result = body(&scope);
+            let mut first = Ok(());
+            for pending in scope.pending.into_inner() {
+                let (ended, _) = pending.wait();
+                first = first.and(ended);
+            }
+            first.map(|()| result)
+        })
+    }
+}
+
+/// Who a point-to-point message goes to or comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// The other side.
+    pub peer: Rank,
+    /// Messages with equal source, destination and tag arrive in the order in which they were sent.
+    pub tag: u32,
+    /// Element type; both sides must say the same.
+    pub dtype: DType,
+}
+
+/// Starts operations over borrowed bytes, see [`Communicator::scope`].
+#[derive(Debug)]
+pub struct Scope<'scope, 'env> {
+    communicator: &'env Communicator,
+    lend: &'scope LendScope<'scope, 'env>,
+    pending: RefCell<Vec<Pending>>,
+}
+
+impl<'env> Scope<'_, 'env> {
+    /// The group.
+    #[must_use]
+    pub fn communicator(&self) -> &'env Communicator {
+        self.communicator
+    }
+
+    /// Starts a collective over borrowed bytes.
+    pub fn start(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'env [u8]>,
+        outputs: impl IntoIterator<Item = &'env mut [u8]>,
+    ) {
+        let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(self.lend.lend(b))));
+        let data = outputs.into_iter().map(|b| Storage::LentMut(self.lend.lend_mut(b)));
+        let pending = self.communicator.launch(spec, options, input, Space::list(data));
+        self.pending.borrow_mut().push(pending);
+    }
+
+    /// Starts a send of borrowed bytes.
+    pub fn send(&self, message: &Message, options: &CallOptions, bytes: &'env [u8]) {
+        let group = self.communicator;
+        let buffer = Space::single(Storage::Lent(self.lend.lend(bytes)));
+        let cell = Arc::new(Cell::default());
+        let submission = Box::new(group.point(message, options, buffer));
+        group.mesh.shared().post(Call::Send(group.key, submission, cell.clone()));
+        self.pending.borrow_mut().push(group.pending(cell, Operation::Message, options));
+    }
+
+    /// Starts a receive into borrowed bytes.
+    pub fn recv(&self, message: &Message, options: &CallOptions, bytes: &'env mut [u8]) {
+        let group = self.communicator;
+        let buffer = Space::single(Storage::LentMut(self.lend.lend_mut(bytes)));
+        let cell = Arc::new(Cell::default());
+        let submission = Box::new(group.point(message, options, buffer));
+        group.mesh.shared().post(Call::Recv(group.key, submission, cell.clone()));
+        self.pending.borrow_mut().push(group.pending(cell, Operation::Message, options));
+    }
+}
+
+fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
+    use allhands_plan::Counts;
+    let of = |counts: &Counts| match counts {
+        Counts::Equal(count) => (*count, 1),
+        // Lengths differ by rank on purpose: they are compared message by message.
+        Counts::PerRank(_) => (0, 2),
+    };
+    let (count, extra) = match &spec.shape {
+        Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {
+            (*len, 0)
+        }
+        Shape::AllGather { counts, .. }
+        | Shape::Gather { counts, .. }
+        | Shape::Scatter { counts, .. }
+        | Shape::ReduceScatter { counts } => of(counts),
+        Shape::AllToAll { send, .. } => of(send),
+        Shape::Barrier => (0, 0),
+    };
+    let root = match &spec.shape {
+        Shape::Broadcast { root, .. }
+        | Shape::Reduce { root, .. }
+        | Shape::Gather { root, .. }
+        | Shape::Scatter { root, .. } => Some(root.0),
+        _ => None,
+    };
+    let premul_bits = match spec.reduction {
+        Some(ReduceOp::PremulSum(factor)) => factor.to_bits(),
+        _ => 0,
+    };
+    Descriptor {
+        op: Operation::of(&spec.shape).code(),
+        reduce_op: spec.reduction.map_or(0, |op| op.code()),
+        dtype: spec.dtype.map_or(0, DType::code),
+        algorithm: algorithm.id(),
+        root,
+        count,
+        premul_bits,
+        extra,
+        label: Text::new(&options.label),
+        shape: Dims::new(&spec.dims),
+    }
+
+}
+
+/// A reduction that scales first and does not work in place needs a scaled copy of the input.
+fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> Space {
+    match (kernel, spec.reduction) {
+        (Some(kernel), Some(ReduceOp::PremulSum(_))) if !input.is_empty() => {
+            let mut bytes = Vec::with_capacity(input.len());
+            while bytes.len() < input.len() {
+                let from = bytes.len();
+                bytes.extend_from_slice(input.run(from, usize::MAX));
+            }
+            kernel.prepare(&mut bytes);
+            Space::single(Storage::Bytes(bytes))
+        }
+        _ => input,
+    }
+}

@@ -1,0 +1,177 @@
+//! The driver's seat from the inside: the engine, its links, and one step of driving them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allhands_engine::{
+    Engine, GroupKey, OpKey, PointSubmission, Refused, Submission,
+};
+use allhands_transport::{Closed, Links, Port, Slices};
+use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
+
+use crate::cell::{Cell, Outcome};
+
+/// What other threads want from whoever drives.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Collective(GroupKey, Box<Submission>, Arc<Cell>),
+    Send(GroupKey, Box<PointSubmission>, Arc<Cell>),
+    Recv(GroupKey, Box<PointSubmission>, Arc<Cell>),
+    Abort(GroupKey, Cause, String),
+    /// A message came on a control connection.
+    Control(Peer, Header, Box<Message>),
+    /// A control connection ended.
+    ControlClosed(Peer, Closed),
+    /// A control frame does not decode.
+    Garbled(Peer, String),
+    /// A peer has been silent for too long.
+    Silent(Peer, String),
+    /// A sign of life is due.
+    Ping { stamp_us: u64 },
+}
+
+pub(crate) struct Core {
+    pub(crate) engine: Engine,
+    pub(crate) links: Box<dyn Links>,
+    cells: Vec<Option<Arc<Cell>>>,
+    awaited: Vec<Peer>,
+}
+
+/// Lets a link reach the engine.
+struct EnginePort<'a>(&'a mut Engine);
+
+impl Port for EnginePort<'_> {
+    fn outgoing<'a>(&'a mut self, peer: Peer, slices: &mut Slices<'a>) {
+        self.0.outgoing(peer, slices);
+    }
+
+    fn sent(&mut self, peer: Peer, bytes: usize) {
+        self.0.sent(peer, bytes);
+    }
+
+    fn window(&mut self, peer: Peer) -> &mut [u8] {
+        self.0.window(peer)
+    }
+
+    fn filled(&mut self, peer: Peer, bytes: usize) {
+        self.0.filled(peer, bytes);
+    }
+
+    fn handle(&mut self, peer: Peer, bytes: &[u8]) {
+        self.0.handle(peer, bytes);
+    }
+
+    fn closed(&mut self, peer: Peer, cause: Closed) {
+        self.0.handle_closed(peer, &cause.to_string());
+    }
+}
+
+/// Operations in flight above which the driver asks for readiness instead of trying each peer.
+const DIRECT_PENDING_MAX: usize = 4;
+
+impl Core {
+    pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
+        Self { engine, links, cells: Vec::new(), awaited: Vec::new() }
+    }
+
+    /// Takes over what another thread asked for.
+    pub(crate) fn apply(&mut self, call: Call) {
+        match call {
+            Call::Collective(group, submission, cell) => {
+                let taken = self.engine.submit(group, *submission);
+                self.register(taken, cell);
+            }
+            Call::Send(group, submission, cell) => {
+                let taken = self.engine.submit_send(group, *submission);
+                self.register(taken, cell);
+            }
+            Call::Recv(group, submission, cell) => {
+                let taken = self.engine.submit_recv(group, *submission);
+                self.register(taken, cell);
+            }
+            Call::Abort(group, cause, why) => self.engine.abort(group, cause, &why),
+            Call::Control(peer, header, message) => {
+                self.engine.handle_control(peer, &header, &message);
+            }
+            Call::ControlClosed(peer, cause) => {
+                // What came before the end counts: a goodbye may be among it.
+                self.links.poll(Some(Duration::ZERO), &mut EnginePort(&mut self.engine));
+                if !self.engine.has_left(peer) {
+                    self.engine.handle_closed(peer, &cause.to_string());
+                }
+            }
+            Call::Garbled(peer, why) => self.engine.handle_garbled(peer, &why),
+            Call::Silent(peer, why) => self.engine.handle_silence(peer, &why),
+            Call::Ping { stamp_us } => self.engine.ping_all(stamp_us),
+        }
+    }
+
+    fn register(&mut self, taken: Result<OpKey, Box<Refused>>, cell: Arc<Cell>) {
+        match taken {
+            Ok(key) => {
+                if self.cells.len() <= key.index() {
+                    self.cells.resize(key.index() + 1, None);
+                }
+                self.cells[key.index()] = Some(cell);
+            }
+            Err(refused) => cell.put(Outcome::Refused(refused)),
+        }
+    }
+
+    /// Hands finished operations to those who asked. Returns how many there were.
+    pub(crate) fn deliver(&mut self) -> usize {
+        let mut delivered = 0;
+        while let Some(finished) = self.engine.poll_finished() {
+            if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
+                cell.put(Outcome::Finished(finished));
+                delivered += 1;
+            }
+        }
+        delivered
+    }
+
+    /// Writes what has become ready to be sent.
+    pub(crate) fn flush(&mut self) {
+        while let Some(peer) = self.engine.poll_dirty() {
+            self.links.flush(peer, &mut EnginePort(&mut self.engine));
+        }
+    }
+
+    /// Tries the peers whose bytes are awaited, without asking for readiness first.
+    pub(crate) fn receive(&mut self) -> usize {
+        if self.engine.pending() > DIRECT_PENDING_MAX {
+            return self.poll(Some(Duration::ZERO));
+        }
+        let mut awaited = std::mem::take(&mut self.awaited);
+        self.engine.awaited_peers(&mut awaited);
+        let mut got = 0;
+        for &peer in &awaited {
+            got += self.links.receive(peer, &mut EnginePort(&mut self.engine));
+        }
+        self.awaited = awaited;
+        got
+    }
+
+    /// Serves whichever peers are ready, sleeping up to `timeout` for one.
+    pub(crate) fn poll(&mut self, timeout: Option<Duration>) -> usize {
+        self.links.poll(timeout, &mut EnginePort(&mut self.engine))
+    }
+
+    /// Lets the engine see the time.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.engine.handle_time(now);
+    }
+
+    pub(crate) fn poll_control(&mut self) -> Option<(Peer, ControlFrame)> {
+        let (peer, out) = self.engine.poll_control()?;
+        Some((peer, out.message.encode(out.address)))
+    }
+
+    /// Delivers what was sent and says goodbye to every peer.
+    pub(crate) fn shutdown(&mut self, deadline: Instant) {
+        self.engine.leave();
+        self.flush();
+        // A peer that is gone already has nothing to be told.
+        let _ = self.links.shutdown(deadline, &mut EnginePort(&mut self.engine));
+    }
+}

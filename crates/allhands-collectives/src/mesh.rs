@@ -1,0 +1,493 @@
+//! One process's place in the mesh: whoever waits drives, and a service thread does the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
+use allhands_transport::{Control, ControlEvent, Links, Wake};
+use allhands_wire::{ControlFrame, Message, Peer};
+
+use crate::cell::Cell;
+use crate::core::{Call, Core};
+use crate::primitive::{Mutex, lock};
+use crate::seat::{Seat, Turn};
+
+/// How a driver waits, and how peers are watched.
+#[derive(Clone, Copy, Debug)]
+pub struct MeshConfig {
+    /// Sizes and bounds of the engine.
+    pub engine: Config,
+    /// Ranks that share this host's cores, this one included.
+    pub ranks_on_host: u32,
+    /// How long a driver polls before it lets other threads run between polls. Only where every rank
+    /// of the host has a core.
+    pub spin: Duration,
+    /// How long a driver polls, yielding in between, before it sleeps until something comes.
+    pub yielding: Duration,
+    /// How often a sign of life is sent.
+    pub heartbeat: Duration,
+    /// How long a peer may be silent before it counts as lost.
+    pub peer_timeout: Duration,
+    /// How long dropping the mesh may take to deliver what was sent and say goodbye.
+    pub linger: Duration,
+}
+
+impl MeshConfig {
+    /// Defaults for `ranks_on_host` ranks sharing this host.
+    #[must_use]
+    pub fn new(ranks_on_host: u32) -> Self {
+        Self {
+            engine: Config::DEFAULT,
+            ranks_on_host,
+            spin: Duration::from_micros(20),
+            yielding: Duration::from_millis(2),
+            heartbeat: Duration::from_millis(500),
+            peer_timeout: Duration::from_secs(5),
+            linger: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Calls that may wait for the driver; more than the engine takes in flight would be refused anyway.
+const INBOX_MAX: usize = 1 << 16;
+
+/// Longest sleep of a driver: bounds how late it notices what only a clock can tell it.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// Polls between two looks at the clock while driving.
+const POLLS_PER_LOOK: u32 = 32;
+
+/// Steps of a busy driver between two looks at the clock.
+const STEPS_PER_TICK: u32 = 256;
+
+/// How long the service thread sleeps on data links before it looks at the control connections again.
+const SERVICE_SLEEP: Duration = Duration::from_millis(2);
+
+pub(crate) struct Shared {
+    seat: Seat,
+    core: Mutex<Core>,
+    inbox: Mutex<VecDeque<Call>>,
+    inbox_filled: AtomicBool,
+    control_out: Mutex<VecDeque<(Peer, ControlFrame)>>,
+    links_waker: Arc<dyn Wake>,
+    control_waker: Arc<dyn Wake>,
+    /// The driver sleeps, or is about to: a new call must wake it.
+    asleep: AtomicBool,
+    /// Operations in flight, as of the last step.
+    pending: AtomicUsize,
+    closing: AtomicBool,
+    config: MeshConfig,
+    crowded: bool,
+}
+
+/// A process's connections to all its peers, shared by every group made of them.
+///
+/// Dropping the last handle delivers what was sent, says goodbye, and stops the service thread.
+pub struct Mesh {
+    shared: Arc<Shared>,
+    service: Option<JoinHandle<()>>,
+    me: Peer,
+    world: u32,
+}
+
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mesh").field("me", &self.me).field("world", &self.world).finish()
+    }
+}
+
+impl Mesh {
+    /// A mesh over ready links, with its service thread.
+    ///
+    /// # Errors
+    /// The operating system refuses a thread.
+    pub fn start(
+        links: Box<dyn Links>,
+        control: Box<dyn Control>,
+        config: MeshConfig,
+    ) -> std::io::Result<Self> {
+        let (me, world) = (links.peer(), links.world());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let engine = Engine::new(me, world, config.engine, Instant::now());
+        let shared = Arc::new(Shared {
+            seat: Seat::new(),
+            links_waker: links.waker(),
+            control_waker: control.waker(),
+            core: Mutex::new(Core::new(engine, links)),
+            inbox: Mutex::new(VecDeque::new()),
+            inbox_filled: AtomicBool::new(false),
+            control_out: Mutex::new(VecDeque::new()),
+            asleep: AtomicBool::new(false),
+            pending: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            config,
+            crowded: config.ranks_on_host as usize > cores,
+        });
+        let service = Service { shared: shared.clone(), control, world, me };
+        let service = std::thread::Builder::new()
+            .name(format!("allhands-{}", me.0))
+            .spawn(move || service.run())?;
+        Ok(Self { shared, service: Some(service), me, world })
+    }
+
+    /// This process's position.
+    #[must_use]
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// Processes in the mesh.
+    #[must_use]
+    pub fn world(&self) -> u32 {
+        self.world
+    }
+
+    pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
+        self.shared.with_core(|core| core.engine.add_group(spec))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.control_waker.wake();
+        self.shared.links_waker.wake();
+        if let Some(service) = self.service.take() {
+            // The service thread does not panic; if it did, there is nothing left to stop.
+            let _ = service.join();
+        }
+    }
+}
+
+/// The driver's seat, left on drop: also when a driver panics, nobody waits for it in vain.
+struct Sitting<'a> {
+    shared: &'a Shared,
+    core: Option<std::sync::MutexGuard<'a, Core>>,
+}
+
+impl std::ops::Deref for Sitting<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.core.as_ref().expect("held until drop")
+    }
+}
+
+impl std::ops::DerefMut for Sitting<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        self.core.as_mut().expect("held until drop")
+    }
+}
+
+impl Drop for Sitting<'_> {
+    fn drop(&mut self) {
+        self.core = None;
+        self.shared.leave();
+    }
+}
+
+impl Shared {
+    /// Sits down in the seat that was just taken.
+    fn sit(&self) -> Sitting<'_> {
+        Sitting { shared: self, core: Some(lock(&self.core)) }
+    }
+
+    /// Runs `work` in the driver's seat.
+    fn with_core<R>(&self, work: impl FnOnce(&mut Core) -> R) -> R {
+        while self.seat.take_unless(|| false, None) != Turn::Drive {}
+        work(&mut self.sit())
+    }
+
+    /// Asks whoever drives for something; takes the seat itself if it is free.
+    pub(crate) fn post(&self, call: Call) {
+        if self.seat.try_take() {
+            let mut core = self.sit();
+            self.drain(&mut core);
+            core.apply(call);
+            core.flush();
+            self.finish_step(&mut core);
+        } else {
+            self.enqueue(call);
+        }
+    }
+
+    fn enqueue(&self, call: Call) {
+        {
+            let mut inbox = lock(&self.inbox);
+            assert!(inbox.len() < INBOX_MAX, "more calls than the engine takes in flight");
+            inbox.push_back(call);
+        }
+        self.inbox_filled.store(true, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
+            self.links_waker.wake();
+        }
+        // The driver may have left between the failed attempt and the push: then nobody would look.
+        if self.seat.try_take() {
+            let mut core = self.sit();
+            self.drain(&mut core);
+            core.flush();
+            self.finish_step(&mut core);
+        }
+    }
+
+    /// Posts `call` and drives until its cell is done.
+    pub(crate) fn run(&self, call: Call, cell: &Cell) {
+        if self.seat.try_take() {
+            let mut core = self.sit();
+            self.drain(&mut core);
+            core.apply(call);
+            self.drive(&mut core, cell, None);
+        } else {
+            self.enqueue(call);
+            self.wait(cell, None);
+        }
+    }
+
+    /// Waits until `cell` is done or the time is over, driving if nobody else does.
+    pub(crate) fn wait(&self, cell: &Cell, until: Option<Instant>) {
+        if cell.is_done() {
+            return;
+        }
+        // The service thread gives way to whoever waits.
+        if self.asleep.load(Ordering::SeqCst) {
+            self.links_waker.wake();
+        }
+        let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
+        let over = || cell.is_done() || until.is_some_and(|at| Instant::now() >= at);
+        match self.seat.take_unless(over, patience) {
+            Turn::Done => {}
+            Turn::Drive => self.drive(&mut self.sit(), cell, until),
+        }
+    }
+
+    /// Leaves the seat to a thread that waits, else to the service thread if there is work.
+    fn leave(&self) {
+        let taken_over = self.seat.leave();
+        let work = self.pending.load(Ordering::Relaxed) > 0
+            || self.inbox_filled.load(Ordering::SeqCst)
+            || !lock(&self.control_out).is_empty();
+        if !taken_over && work {
+            self.control_waker.wake();
+        }
+    }
+
+    fn drain(&self, core: &mut Core) -> bool {
+        if !self.inbox_filled.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        loop {
+            let call = lock(&self.inbox).pop_front();
+            match call {
+                Some(call) => core.apply(call),
+                None => return true,
+            }
+        }
+    }
+
+    /// Delivers what has ended and hands control frames to the service thread. Returns whether other
+    /// threads were told.
+    fn finish_step(&self, core: &mut Core) {
+        let delivered = core.deliver();
+        self.pending.store(core.engine.pending(), Ordering::Relaxed);
+        if delivered > 0 {
+            self.seat.announce();
+        }
+        let mut told = false;
+        while let Some(frame) = core.poll_control() {
+            lock(&self.control_out).push_back(frame);
+            told = true;
+        }
+        if told {
+            self.control_waker.wake();
+        }
+    }
+
+    /// Drives until `cell` is done or the time is over: sends what is ready, tries what is awaited, and waits ever more
+    /// patiently while nothing moves.
+    fn drive(&self, core: &mut Core, cell: &Cell, until: Option<Instant>) {
+        let mut idle: u32 = 0;
+        let mut idle_since = None;
+        let mut steps: u32 = 0;
+        loop {
+            steps = steps.wrapping_add(1);
+            if steps % STEPS_PER_TICK == 0 {
+                // Traffic of one group must not hide the deadlines of another.
+                core.tick(Instant::now());
+            }
+            if self.inbox_filled.load(Ordering::Relaxed) {
+                self.drain(core);
+            }
+            core.flush();
+            self.finish_step(core);
+            if cell.is_done() {
+                return;
+            }
+            let mut moved = core.receive();
+            if moved == 0 && (core.engine.is_sending() || idle % POLLS_PER_LOOK == POLLS_PER_LOOK - 1) {
+                moved = core.poll(Some(Duration::ZERO));
+            }
+            if moved > 0 {
+                idle = 0;
+                idle_since = None;
+                continue;
+            }
+            idle += 1;
+            if idle % POLLS_PER_LOOK != 0 {
+                if self.crowded {
+                    std::thread::yield_now();
+                } else {
+                    std::hint::spin_loop();
+                }
+                continue;
+            }
+            let now = Instant::now();
+            core.tick(now);
+            if until.is_some_and(|until| now >= until) {
+                return;
+            }
+            let since = now - *idle_since.get_or_insert(now);
+            if since < self.config.spin && !self.crowded {
+                continue;
+            }
+            if since < self.config.yielding {
+                std::thread::yield_now();
+                continue;
+            }
+            let left = until.map_or(SLEEP_MAX, |until| until - now);
+            self.sleep(core, now, SLEEP_MAX.min(left));
+        }
+    }
+
+    /// Sleeps until a link has something, a call comes, or the engine has something to do.
+    fn sleep(&self, core: &mut Core, now: Instant, longest: Duration) {
+        self.finish_step(core);
+        let until = core.engine.next_deadline().map(|at| at.saturating_duration_since(now));
+        let timeout = until.map_or(longest, |until| until.min(longest));
+        self.asleep.store(true, Ordering::SeqCst);
+        // A call that came before the flag was up has not woken anybody.
+        if !self.inbox_filled.load(Ordering::SeqCst) {
+            core.poll(Some(timeout));
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        core.tick(Instant::now());
+    }
+}
+
+/// Owns the control connections and drives what nobody waits for.
+struct Service {
+    shared: Arc<Shared>,
+    control: Box<dyn Control>,
+    me: Peer,
+    world: u32,
+}
+
+impl Service {
+    fn run(mut self) {
+        let begun = Instant::now();
+        let mut heard = vec![begun; self.world as usize];
+        let mut gone = vec![false; self.world as usize];
+        let mut next_ping = begun + self.shared.config.heartbeat;
+        while !self.shared.closing.load(Ordering::Acquire) {
+            let now = Instant::now();
+            if now >= next_ping {
+                next_ping = now + self.shared.config.heartbeat;
+                let stamp_us = now.duration_since(begun).as_micros() as u64;
+                self.shared.post(Call::Ping { stamp_us });
+                self.watch(now, &heard, &mut gone);
+            }
+            self.send_control();
+            let unattended = self.shared.pending.load(Ordering::Relaxed) > 0
+                || self.shared.inbox_filled.load(Ordering::SeqCst);
+            if unattended && !self.shared.seat.is_wanted() && self.shared.seat.try_take() {
+                self.attend(&mut self.shared.sit());
+                self.control_events(Some(Duration::ZERO), &mut heard, &mut gone);
+            } else {
+                let timeout = next_ping.saturating_duration_since(Instant::now());
+                self.control_events(Some(timeout), &mut heard, &mut gone);
+            }
+        }
+        self.close();
+    }
+
+    /// One turn in the seat, given up as soon as somebody waits for it.
+    fn attend(&self, core: &mut Core) {
+        let shared = &self.shared;
+        shared.drain(core);
+        core.flush();
+        shared.finish_step(core);
+        if core.engine.pending() > 0 && !shared.seat.is_wanted() {
+            shared.sleep(core, Instant::now(), SERVICE_SLEEP);
+        } else {
+            core.tick(Instant::now());
+        }
+        core.flush();
+        shared.finish_step(core);
+    }
+
+    fn send_control(&mut self) {
+        loop {
+            let Some((peer, frame)) = lock(&self.shared.control_out).pop_front() else { return };
+            // A peer that is gone or does not read is noticed elsewhere.
+            let _ = self.control.send(peer, frame.as_bytes());
+        }
+    }
+
+    fn control_events(
+        &mut self,
+        timeout: Option<Duration>,
+        heard: &mut [Instant],
+        gone: &mut [bool],
+    ) {
+        let mut calls = Vec::new();
+        self.control.poll(timeout, &mut |event| match event {
+            ControlEvent::Frame { peer, header, payload } => {
+                heard[peer.index()] = Instant::now();
+                match Message::decode(&header, payload) {
+                    Ok(message) => calls.push(Call::Control(peer, header, Box::new(message))),
+                    Err(error) => calls.push(Call::Garbled(peer, error.to_string())),
+                }
+            }
+            ControlEvent::Closed { peer, cause } => {
+                gone[peer.index()] = true;
+                calls.push(Call::ControlClosed(peer, cause));
+            }
+        });
+        for call in calls {
+            self.shared.enqueue(call);
+        }
+    }
+
+    /// Reports peers whose connection stands but says nothing.
+    fn watch(&self, now: Instant, heard: &[Instant], gone: &mut [bool]) {
+        for (index, at) in heard.iter().enumerate() {
+            let peer = Peer(index as u32);
+            let silent = now.saturating_duration_since(*at);
+            if peer != self.me && !gone[index] && silent > self.shared.config.peer_timeout {
+                gone[index] = true;
+                let why = format!("nothing was heard for {silent:.1?}");
+                self.shared.enqueue(Call::Silent(peer, why));
+            }
+        }
+    }
+
+    /// Delivers what was sent and says goodbye.
+    fn close(&mut self) {
+        let deadline = Instant::now() + self.shared.config.linger;
+        self.shared.with_core(|core| {
+            self.shared.drain(core);
+            core.flush();
+            self.shared.finish_step(core);
+            core.shutdown(deadline);
+            self.shared.finish_step(core);
+        });
+        self.send_control();
+        let _ = self.control.shutdown(deadline, &mut |_| {});
+    }
+}
