@@ -132,7 +132,7 @@ impl Fold {
         if rank.0 >= 2 * self.extras {
             return Role::Core { index: rank.0 - self.extras, extra: None };
         }
-        if rank.0 % 2 == 0 {
+        if rank.0.is_multiple_of(2) {
             Role::Core { index: rank.0 / 2, extra: Some(Rank(rank.0 + 1)) }
         } else {
             Role::Extra { partner: Rank(rank.0 - 1) }

@@ -192,6 +192,10 @@ impl Builder {
 
     /// The plan.
     pub(crate) fn build(mut self) -> Plan {
+        // Not every rank needs every lane.
+        while self.lanes.last().is_some_and(Vec::is_empty) {
+            self.lanes.pop();
+        }
         for lane in &self.lanes {
             let start = self.plan.steps.len() as u32;
             self.plan.steps.extend_from_slice(lane);

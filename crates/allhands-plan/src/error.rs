@@ -56,6 +56,16 @@ pub enum PlanError {
         /// Elements it expects.
         expected: u64,
     },
+    /// The cost model simulates no more than [`MESSAGES_MAX`](crate::MESSAGES_MAX) messages.
+    #[error(
+        "{algorithm} {shape} sends more messages than the cost model simulates; model fewer ranks"
+    )]
+    TooManyMessages {
+        /// Name of the collective.
+        shape: &'static str,
+        /// The algorithm.
+        algorithm: Algorithm,
+    },
     /// A buffer is longer than [`ELEMENTS_MAX`].
     #[error("{shape} over more than {ELEMENTS_MAX} elements; split it")]
     TooLong {

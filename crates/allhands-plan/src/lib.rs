@@ -11,18 +11,21 @@ mod blocks;
 mod broadcast;
 mod build;
 mod builder;
+mod check;
+mod cost;
 mod error;
 mod gather;
+mod pat;
 mod plan;
 mod reduce;
 mod reduce_scatter;
 mod rounds;
-mod rounds;
 mod shape;
-mod tree;
 mod tree;
 
 pub use algorithm::Algorithm;
+pub use check::{At, Defect, Proof, Stuck, check};
+pub use cost::{Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, model, modelled_time};
 pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,

@@ -1,7 +1,10 @@
 //! All-reduce: every rank gets the combination of all ranks' elements, in place in `Data`.
 
+mod circulant;
 mod direct;
 mod doubling;
+mod halving;
+mod ring;
 
 use crate::algorithm::Algorithm;
 use crate::builder::Builder;
@@ -11,7 +14,10 @@ use crate::shape::Shape;
 
 pub(crate) fn supports(_shape: &Shape, algorithm: Algorithm, _world: u32) -> bool {
     use Algorithm as A;
-    matches!(algorithm, A::Direct | A::TwoShot | A::RecursiveDoubling)
+    matches!(
+        algorithm,
+        A::Direct | A::TwoShot | A::RecursiveDoubling | A::HalvingDoubling | A::Ring | A::Circulant
+    )
 }
 
 pub(crate) fn build(
@@ -26,6 +32,8 @@ pub(crate) fn build(
     if !supports(shape, algorithm, world) {
         return Err(PlanError::unsupported(algorithm, shape));
     }
+    // Lanes that a rank does not use are dropped.
+    let levels = world.ilog2() as usize;
     let pen = |lanes| Builder::new(shape, algorithm, world, rank, lanes);
     if world == 1 {
         return Ok(pen(0).build());
@@ -34,6 +42,9 @@ pub(crate) fn build(
         Algorithm::Direct => Ok(direct::one_shot(pen(2), len)),
         Algorithm::TwoShot => Ok(direct::two_shot(pen(3), len)),
         Algorithm::RecursiveDoubling => Ok(doubling::build(pen(3), len)),
+        Algorithm::HalvingDoubling => Ok(halving::build(pen(2 + levels), len)),
+        Algorithm::Ring => Ok(ring::build(pen(3), len)),
+        Algorithm::Circulant => Ok(circulant::build(pen(4 + levels), len)),
         _ => Err(PlanError::unsupported(algorithm, shape)),
     }
 }

@@ -1,0 +1,197 @@
+//! Every algorithm, proved for worlds of 1 to 64 ranks and awkward lengths.
+
+#![allow(clippy::print_stderr, reason = "tests report what they covered")]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use allhands_plan::{Algorithm, Counts, Own, Plan, Proof, Rank, Shape, check};
+
+const WORLDS: std::ops::RangeInclusive<u32> = 1..=64;
+
+/// Large enough that every algorithm cuts it wherever it cuts.
+const LARGE: u64 = (1 << 31) + 11;
+
+#[derive(Default)]
+struct Tally {
+    cases: u32,
+    steps: u64,
+    messages: u64,
+}
+
+impl Tally {
+    /// Proves a shape by every algorithm that does it.
+    fn prove(&mut self, shape: &Shape, world: u32) {
+        for algorithm in Algorithm::ALL {
+            if algorithm.supports(shape, world) {
+                let proof = prove(shape, algorithm, world);
+                self.cases += 1;
+                self.steps += proof.steps;
+                self.messages += proof.messages;
+            }
+        }
+    }
+
+    fn report(&self, what: &str, began: Instant) {
+        let Self { cases, steps, messages } = self;
+        let took = began.elapsed();
+        eprintln!("{what}: {cases} cases, {steps} steps, {messages} messages in {took:.1?}");
+        assert!(*cases > 0, "no algorithm does {what}");
+    }
+}
+
+fn prove(shape: &Shape, algorithm: Algorithm, world: u32) -> Proof {
+    let told = || format!("{} by {algorithm} among {world}: {shape:?}", shape.name());
+    let plans = Plan::build_all(shape, algorithm, world)
+        .unwrap_or_else(|error| panic!("{}: {error}", told()));
+    check(&plans).unwrap_or_else(|defect| panic!("{}: {defect}", told()))
+}
+
+fn lens(world: u32) -> Vec<u64> {
+    let p = u64::from(world);
+    let mut lens = vec![0, 1, p - 1, p, p + 1, 97, LARGE];
+    lens.sort_unstable();
+    lens.dedup();
+    lens
+}
+
+fn roots(world: u32) -> Vec<Rank> {
+    let mut roots: Vec<u32> = match world {
+        1..=9 => (0..world).collect(),
+        10..=32 => vec![0, 1, world / 2, world - 1],
+        _ => vec![0, world / 2 + 1],
+    };
+    roots.dedup();
+    roots.into_iter().map(Rank).collect()
+}
+
+/// Equal counts, then uneven ones: rising, with gaps, everything with one rank, pseudo-random.
+fn counts(world: u32) -> Vec<Counts> {
+    let per_rank = |count: &dyn Fn(u64) -> u64| {
+        Counts::PerRank((0..u64::from(world)).map(count).collect::<Arc<[u64]>>())
+    };
+    let mut all: Vec<Counts> = [0, 1, 97, LARGE / 64].map(Counts::Equal).into();
+    all.push(per_rank(&|i| i));
+    all.push(per_rank(&|i| if i % 3 == 1 { 0 } else { i * 1000 }));
+    all.push(per_rank(&|i| if i == u64::from(world) / 2 { 12_345 } else { 0 }));
+    all.push(per_rank(&|i| (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44));
+    all
+}
+
+#[test]
+fn all_reduce() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for len in lens(world) {
+            tally.prove(&Shape::AllReduce { len }, world);
+        }
+    }
+    tally.report("all_reduce", began);
+}
+
+#[test]
+fn broadcast_and_reduce() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for root in roots(world) {
+            // A chain has very many segments at the largest length.
+            for len in lens(world).into_iter().map(|len| len.min(1 << 21)) {
+                tally.prove(&Shape::Broadcast { len, root }, world);
+                tally.prove(&Shape::Reduce { len, root }, world);
+            }
+        }
+    }
+    tally.report("broadcast and reduce", began);
+}
+
+#[test]
+fn all_gather() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for counts in counts(world) {
+            for own in [Own::Input, Own::InPlace] {
+                tally.prove(&Shape::AllGather { counts: counts.clone(), own }, world);
+            }
+        }
+    }
+    tally.report("all_gather", began);
+}
+
+#[test]
+fn reduce_scatter() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for counts in counts(world) {
+            tally.prove(&Shape::ReduceScatter { counts }, world);
+        }
+    }
+    tally.report("reduce_scatter", began);
+}
+
+#[test]
+fn gather_and_scatter() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for counts in counts(world) {
+            for root in roots(world) {
+                tally.prove(&Shape::Gather { counts: counts.clone(), root }, world);
+                tally.prove(&Shape::Scatter { counts: counts.clone(), root }, world);
+            }
+        }
+    }
+    tally.report("gather and scatter", began);
+}
+
+#[test]
+fn all_to_all_with_equal_counts() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        for count in [0, 1, 97, LARGE / 64].map(Counts::Equal) {
+            tally.prove(&Shape::AllToAll { send: count.clone(), recv: count }, world);
+        }
+    }
+    tally.report("all_to_all", began);
+}
+
+#[test]
+fn all_to_all_with_counts_per_rank() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    let patterns: [fn(u64, u64) -> u64; 3] = [
+        |from, to| from * 7 + to,
+        |from, to| if (from + to) % 3 == 0 { 0 } else { (from ^ to) * 100 },
+        |from, to| if from == 0 && to > 0 { 4096 } else { 0 },
+    ];
+    for world in WORLDS {
+        for count in patterns {
+            let all = || 0..u64::from(world);
+            let shape = |rank: u64| Shape::AllToAll {
+                send: Counts::PerRank(all().map(|to| count(rank, to)).collect()),
+                recv: Counts::PerRank(all().map(|from| count(from, rank)).collect()),
+            };
+            for algorithm in Algorithm::ALL {
+                if !algorithm.supports(&shape(0), world) {
+                    continue;
+                }
+                let plans: Vec<Plan> = (0..world)
+                    .map(|rank| Plan::build(&shape(rank.into()), algorithm, world, Rank(rank)))
+                    .collect::<Result<_, _>>()
+                    .unwrap_or_else(|error| panic!("{algorithm} among {world}: {error}"));
+                let proof = check(&plans)
+                    .unwrap_or_else(|defect| panic!("{algorithm} among {world}: {defect}"));
+                tally.cases += 1;
+                tally.steps += proof.steps;
+                tally.messages += proof.messages;
+            }
+        }
+    }
+    tally.report("all_to_all with counts per rank", began);
+}
+
+#[test]
+fn barrier() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in WORLDS {
+        tally.prove(&Shape::Barrier, world);
+    }
+    tally.report("barrier", began);
+}
