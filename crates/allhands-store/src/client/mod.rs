@@ -8,7 +8,7 @@ use crate::auth::JobKey;
 use crate::limits::{self, DEFAULT_TIMEOUT};
 use crate::protocol::{INIT_KEY, KEY_PREFIX, Opcode, READY};
 use crate::server::{ServerOptions, TcpStoreServer};
-use crate::time::{Clock, Limit};
+use crate::time::{self, Clock, Limit};
 use crate::{KeyList, Store, StoreError};
 use connection::{Connection, Encoder, Failure};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,11 +16,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Connections that one client opens at most. A second one is opened only while the first is busy, for instance
-/// waiting for a key on behalf of another thread.
-pub const CLIENT_CONNECTIONS_MAX: usize = 8;
+/// waiting for a key on behalf of another thread. Waits leave one free for the requests that end them.
+pub const CLIENT_CONNECTIONS_MAX: usize = 64;
 
 /// After a wait has run out, the server has this long to confirm that it is taken back.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// Rest between two looks for keys when all connections that may wait do so.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// After a wait has run out, the error names which of up to this many keys are missing; above it, all are listed.
 const NAMED_MAX: usize = 64;
@@ -118,6 +121,8 @@ struct Pool {
     idle: Vec<Connection>,
     /// Idle and busy ones.
     open: usize,
+    /// Those in a wait.
+    waiting: usize,
     /// Why the server is lost.
     lost: Option<String>,
 }
@@ -139,7 +144,7 @@ impl TcpStore {
         let this = Self {
             endpoint,
             timeout: Limit::new(options.timeout),
-            pool: Mutex::new(Pool { idle: vec![connection], open: 1, lost: None }),
+            pool: Mutex::new(Pool { idle: vec![connection], open: 1, waiting: 0, lost: None }),
             freed: Condvar::new(),
             server: None,
             options,
@@ -332,17 +337,26 @@ impl TcpStore {
         })
     }
 
-    /// WAIT or BARRIER: true when it came to pass.
+    /// WAIT or BARRIER: true when it came to pass, `None` when too many connections wait already.
     fn waits(
         &self,
         operation: &'static str,
         keys: &[&str],
         request: &[u8],
         clock: &Clock,
-    ) -> Result<bool, StoreError> {
-        self.ask(operation, keys, clock, |connection, clock| {
+    ) -> Result<Option<bool>, StoreError> {
+        {
+            let mut pool = self.pool();
+            if pool.waiting + 1 >= CLIENT_CONNECTIONS_MAX {
+                return Ok(None);
+            }
+            pool.waiting += 1;
+        }
+        let result = self.ask(operation, keys, clock, |connection, clock| {
             connection.await_condition(request, clock, CANCEL_GRACE)
-        })
+        });
+        self.pool().waiting -= 1;
+        result.map(Some)
     }
 
     fn wait_for(
@@ -352,28 +366,41 @@ impl TcpStore {
         clock: &Clock,
     ) -> Result<(), StoreError> {
         check_keys(keys)?;
-        if self.waits(operation, keys, &Encoder::new(Opcode::Wait).keys(keys).0, clock)? {
-            return Ok(());
+        let request = Encoder::new(Opcode::Wait).keys(keys).0;
+        loop {
+            let found = match self.waits(operation, keys, &request, clock)? {
+                Some(found) => found,
+                None => self.check_within(keys, &Self::rest(clock))?,
+            };
+            if found {
+                return Ok(());
+            }
+            if clock.left().is_none() {
+                return Err(self.timed_out(operation, self.missing(keys), clock));
+            }
+            time::rest(LOOK_AGAIN, clock);
         }
-        let elapsed = clock.elapsed();
-        Err(StoreError::Timeout {
+    }
+
+    fn timed_out(&self, operation: &'static str, missing: KeyList, clock: &Clock) -> StoreError {
+        StoreError::Timeout {
             operation,
-            missing: KeyList::new(&self.missing(keys)),
+            missing,
             store: self.endpoint.to_string(),
-            elapsed,
+            elapsed: clock.elapsed(),
             limit: clock.limit(),
-        })
+        }
     }
 
     /// Which of `keys` are absent, for an error message; all if it cannot be found out.
-    fn missing<'k>(&self, keys: &[&'k str]) -> Vec<&'k str> {
+    fn missing(&self, keys: &[&str]) -> KeyList {
         let mut missing = keys.to_vec();
         if keys.len() > 1 && keys.len() <= NAMED_MAX {
             let clock = Clock::start(CANCEL_GRACE);
             missing.retain(|key| !matches!(self.check_within(&[key], &clock), Ok(true)));
         }
         // The last one may have come just now.
-        if missing.is_empty() { keys.to_vec() } else { missing }
+        KeyList::new(if missing.is_empty() { keys } else { &missing })
     }
 
     fn check_within(&self, keys: &[&str], clock: &Clock) -> Result<bool, StoreError> {
@@ -492,13 +519,7 @@ impl Store for TcpStore {
                 return Ok(value);
             }
             if clock.left().is_none() {
-                return Err(StoreError::Timeout {
-                    operation: "queue_pop",
-                    missing: KeyList::new(&[key]),
-                    store: self.endpoint.to_string(),
-                    elapsed: clock.elapsed(),
-                    limit,
-                });
+                return Err(self.timed_out("queue_pop", KeyList::new(&[key]), &clock));
             }
         }
     }
@@ -536,16 +557,16 @@ impl Store for TcpStore {
         if self.options.dialect >= Dialect::Torch215 {
             let world = u64::from(world_size);
             let request = Encoder::new(Opcode::Barrier).key(key).number(world).0;
-            if self.waits("barrier", &[key], &request, &clock)? {
-                return Ok(());
+            loop {
+                if self.waits("barrier", &[key], &request, &clock)? == Some(true) {
+                    return Ok(());
+                }
+                if clock.left().is_none() {
+                    return Err(self.timed_out("barrier", KeyList::new(&[key]), &clock));
+                }
+                // No connection was free to arrive on.
+                time::rest(LOOK_AGAIN, &clock);
             }
-            return Err(StoreError::Timeout {
-                operation: "barrier",
-                missing: KeyList::new(&[key]),
-                store: self.endpoint.to_string(),
-                elapsed: clock.elapsed(),
-                limit,
-            });
         }
         let released = format!("{key}/released");
         if self.add(key, 1)? >= i64::from(world_size) {
