@@ -1,0 +1,143 @@
+//! The cost model: plans in virtual time.
+//!
+//! The same plans that move bytes are run against a clock, so there is no formula for any algorithm and
+//! nothing to keep in step with the builders. The network is described by a few figures ([`Network`]):
+//!
+//! - A message occupies its sender's port for `overhead + n · beta`, and its receiver's port for
+//!   `n · beta` from when its first byte is there, `alpha` after it left, and its receive is active.
+//!   Ports are full duplex; messages wait for a port in the order in which they came. Bytes arrive while
+//!   later ones still leave (cut-through).
+//! - Combining k operands of n bytes with a further one, or copying, takes `k · n · gamma` of the rank's
+//!   one processor; a reduction runs while its operands arrive or after, see [`Overlap`].
+//! - In a tapered fat tree the messages that leave a switch share its uplinks, and those that enter share
+//!   its downlinks, first come first served.
+//!
+//! The model knows no packets, jitter, buffers that fill or routes that collide.
+
+mod network;
+mod program;
+mod simulate;
+mod symmetry;
+
+pub use network::{Fabric, Network, Overlap};
+
+use crate::algorithm::Algorithm;
+use crate::error::PlanError;
+use crate::plan::{Plan, Rank};
+use crate::shape::{Counts, Shape};
+use program::Program;
+use simulate::Simulation;
+use symmetry::Symmetry;
+
+/// Most messages that are simulated one by one; beyond, one rank stands for all where all do the same.
+/// That many take a few seconds; the log-step plans of 16 384 ranks have fewer.
+pub const MESSAGES_MAX: u64 = 1 << 20;
+
+/// How a [`Modelled`] time was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// Every rank's plan was run.
+    Simulated,
+    /// Rank 0's plan was run against its own mirror image: whatever it sends to a rank, the rank on the
+    /// other side sends to it at the same time. Exact on a full-bisection network if all blocks are of one
+    /// length; otherwise each step is wrong by the transfer of one element at most. On a tapered one,
+    /// every switch is taken to be as busy as the pattern makes it on average.
+    Mirrored,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Simulated => "all ranks simulated",
+            Self::Mirrored => "one rank simulated against its mirror image",
+        })
+    }
+}
+
+/// What the model says of one operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Modelled {
+    /// From the common start to when the last rank has ended, in seconds.
+    pub seconds: f64,
+    /// Messages of all ranks.
+    pub messages: u64,
+    /// How it was found.
+    pub method: Method,
+}
+
+/// Runs the plans of all ranks in virtual time. Elements have `elem_size` bytes.
+///
+/// Log-step plans of 16 384 ranks take seconds in a release build.
+///
+/// # Errors
+///
+/// [`PlanError`] as [`Plan::build`]; [`PlanError::TooManyMessages`] beyond [`MESSAGES_MAX`] where ranks
+/// differ; [`PlanError::Unsupported`] for an all-to-all with counts per rank, which differ from rank to
+/// rank.
+///
+/// # Example
+///
+/// ```
+/// use allhands_plan::{Algorithm, Network, Shape, model};
+///
+/// let shape = Shape::AllReduce { len: 256 };
+/// let network = Network::ten_gigabit();
+/// let ring = model(&shape, Algorithm::Ring, 8, 4, &network)?;
+/// let doubling = model(&shape, Algorithm::RecursiveDoubling, 8, 4, &network)?;
+/// assert!(ring.seconds > 4.0 * doubling.seconds);
+/// # Ok::<(), allhands_plan::PlanError>(())
+/// ```
+pub fn model(
+    shape: &Shape,
+    algorithm: Algorithm,
+    world: u32,
+    elem_size: usize,
+    network: &Network,
+) -> Result<Modelled, PlanError> {
+    if let Shape::AllToAll { send: Counts::PerRank(_), .. }
+    | Shape::AllToAll { recv: Counts::PerRank(_), .. } = shape
+    {
+        return Err(PlanError::unsupported(algorithm, shape));
+    }
+    let first = Plan::build(shape, algorithm, world, Rank(0))?;
+    let symmetry = Symmetry::of(shape, algorithm, world);
+    let elem_size = elem_size as u64;
+    let mut program = Program::default();
+    program.add(&first, elem_size);
+    let mut messages = program.messages();
+    if let Some(symmetry) = symmetry
+        && messages.saturating_mul(u64::from(world)) > MESSAGES_MAX
+    {
+        let seconds = Simulation::mirrored(&program, network, world, symmetry).run();
+        messages *= u64::from(world);
+        return Ok(Modelled { seconds, messages, method: Method::Mirrored });
+    }
+    for rank in 1..world {
+        program.add(&Plan::build(shape, algorithm, world, Rank(rank))?, elem_size);
+        messages = program.messages();
+        if messages > MESSAGES_MAX {
+            return Err(PlanError::TooManyMessages { shape: shape.name(), algorithm });
+        }
+    }
+    let seconds = Simulation::new(&program, network).run();
+    Ok(Modelled { seconds, messages, method: Method::Simulated })
+}
+
+/// The seconds of [`model`].
+///
+/// # Errors
+///
+/// As [`model`].
+pub fn modelled_time(
+    shape: &Shape,
+    algorithm: Algorithm,
+    world: u32,
+    elem_size: usize,
+    network: &Network,
+) -> Result<f64, PlanError> {
+    model(shape, algorithm, world, elem_size, network).map(|modelled| modelled.seconds)
+}
+
+#[cfg(test)]
+mod tests;
