@@ -27,7 +27,7 @@ fn open(core: &mut Core, greet: bool) -> ConnId {
 
 /// Answers in any order of keys: the server's own order is its own business.
 fn answers(core: &mut Core, conn: ConnId, cut: &mut dyn Iterator<Item = &[u8]>) -> Said {
-    let mut answers = Vec::new();
+    let mut answers = core.take_output(conn);
     for piece in cut {
         core.handle_bytes(conn, piece);
         answers.extend(core.take_output(conn));
