@@ -26,6 +26,8 @@ raw!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, [f32; 2]);
 
 /// The largest number of operands that one function combines.
 pub(super) const GROUP_MAX: usize = 8;
+/// So many elements at the end are combined one by one; more are worth a padded chunk.
+const ALONE_MAX: usize = 4;
 
 /// Combines pairs of neighbours, level by level; an odd last one is carried up.
 #[inline(always)]
@@ -93,44 +95,83 @@ unsafe fn chunk<I: Cell, O: Cell<Acc = I::Acc>, F: Fold<I::Acc>, const K: usize,
     };
 }
 
-/// Loops over `lanes` lanes of one cell type.
+/// The last `count` elements, fewer than fill a chunk: through zero-padded copies, in one chunk.
 ///
 /// # Safety
-/// * As for [`fold`], with lanes in place of elements.
+/// * As for [`fold`], with `first` and `count`; `count` elements fit `N` lanes.
 #[inline(always)]
-unsafe fn lanes<I: Cell, O: Cell<Acc = I::Acc>, F: Fold<I::Acc>, const K: usize>(
+unsafe fn padded<I, O, F, const K: usize, const N: usize>(
+    dst: *mut u8,
+    sources: &[*const u8; K],
+    first: usize,
+    count: usize,
+) where
+    I: Format,
+    O: Format<Acc = I::Acc, OneAcc = I::OneAcc>,
+    F: Fold<I::Acc>,
+{
+    // Zeros: lanes that nobody asked for are computed too, and must be values.
+    let mut copies = [[MaybeUninit::<<I::Wide as Cell>::Raw>::zeroed(); N]; K];
+    let mut starts = *sources;
+    let mut j = 0;
+    while j < K {
+        let copy = copies[j].as_mut_ptr().cast::<<I::One as Cell>::Raw>();
+        // SAFETY: The elements are readable by the contract and fit the N lanes of the copy.
+        unsafe {
+            let source = sources[j].cast::<<I::One as Cell>::Raw>().add(first);
+            copy.cast::<u8>().copy_from_nonoverlapping(
+                source.cast::<u8>(),
+                count * size_of::<<I::One as Cell>::Raw>(),
+            );
+        }
+        starts[j] = copy.cast_const().cast::<u8>();
+        j += 1;
+    }
+    let mut out = MaybeUninit::<[<O::Wide as Cell>::Raw; N]>::uninit();
+    let out = out.as_mut_ptr().cast::<u8>();
+    // SAFETY: The copies have N lanes each, and so has `out`. The elements of `dst` are writable by
+    // the contract, and `out` holds as many.
+    unsafe {
+        chunk::<I::Wide, O::Wide, F, K, N>(out, &starts, 0);
+        let dst = dst.cast::<<O::One as Cell>::Raw>().add(first);
+        dst.cast::<u8>()
+            .copy_from_nonoverlapping(out.cast_const(), count * size_of::<<O::One as Cell>::Raw>());
+    }
+}
+
+/// The loop over chunks of `N` lanes, and what is left over.
+///
+/// # Safety
+/// * As for [`fold`].
+#[inline(always)]
+unsafe fn chunks<I, O, F, const K: usize, const N: usize>(
     dst: *mut u8,
     sources: &[*const u8; K],
     count: usize,
-) {
-    macro_rules! chunks_of {
-        ($lanes:literal, $at:ident) => {
-            while count - $at >= $lanes {
-                // SAFETY: The condition leaves `$lanes` lanes from `$at` on.
-                unsafe { chunk::<I, O, F, K, $lanes>(dst, sources, $at) };
-                $at += $lanes;
-            }
-        };
+) where
+    I: Format,
+    O: Format<Acc = I::Acc, OneAcc = I::OneAcc>,
+    F: Fold<I::Acc> + Fold<I::OneAcc>,
+{
+    let lanes = count / I::PER;
+    let mut lane = 0;
+    while lanes - lane >= N {
+        // SAFETY: The condition leaves N lanes from `lane` on.
+        unsafe { chunk::<I::Wide, O::Wide, F, K, N>(dst, sources, lane) };
+        lane += N;
     }
-    let mut at = 0;
-    // First chunks of four AVX-512 registers, then of half a one, then single lanes.
-    if const { size_of::<O::Raw>() == 1 } {
-        chunks_of!(256, at);
-        chunks_of!(32, at);
-    } else if const { size_of::<O::Raw>() == 2 } {
-        chunks_of!(128, at);
-        chunks_of!(16, at);
-    } else if const { size_of::<O::Raw>() == 4 } {
-        chunks_of!(64, at);
-        chunks_of!(8, at);
-    } else if const { size_of::<O::Raw>() == 8 } {
-        chunks_of!(32, at);
-        chunks_of!(4, at);
-    } else {
-        // A lane is a register already.
-        chunks_of!(4, at);
+    let mut at = lane * I::PER;
+    if count - at > ALONE_MAX {
+        // SAFETY: Fewer than N lanes are left, and they start at element `at`.
+        unsafe { padded::<I, O, F, K, N>(dst, sources, at, count - at) };
+        return;
     }
-    chunks_of!(1, at);
+    while at < count {
+        // SAFETY: `at` is less than `count`, so the element exists on both sides.
+        unsafe { chunk::<I::One, O::One, F, K, 1>(dst, sources, at) };
+        // Opaque, lest the compiler unrolls and vectorises a loop of four turns at most.
+        at = std::hint::black_box(at + 1);
+    }
 }
 
 /// Combines `K` operands of `count` elements each into `dst`.
@@ -150,13 +191,25 @@ pub(super) unsafe fn fold<I, O, F, const K: usize>(
     F: Fold<I::Acc> + Fold<I::OneAcc>,
 {
     const { assert!(I::PER == O::PER) };
-    // SAFETY: `count / PER` lanes of PER elements are within the `count` elements.
-    unsafe { lanes::<I::Wide, O::Wide, F, K>(dst, sources, count / I::PER) };
-    let mut at = count / I::PER * I::PER;
-    while at < count {
-        // SAFETY: `at` is less than `count`, so the element exists on both sides.
-        unsafe { chunk::<I::One, O::One, F, K, 1>(dst, sources, at) };
-        at += 1;
+    macro_rules! chunks_of {
+        ($lanes:literal) => {
+            // SAFETY: The caller's contract is the same.
+            unsafe { chunks::<I, O, F, K, $lanes>(dst, sources, count) }
+        };
+    }
+    // A chunk is four AVX-512 registers of elements, or what the compiler may hold in registers
+    // while it is still a loop. The sizes are known when this is compiled: one arm remains.
+    if const { size_of::<<O::Wide as Cell>::Raw>() == 1 } {
+        chunks_of!(128)
+    } else if const { size_of::<<O::Wide as Cell>::Raw>() == 2 } {
+        chunks_of!(64)
+    } else if const { size_of::<<O::Wide as Cell>::Raw>() == 4 } {
+        chunks_of!(32)
+    } else if const { size_of::<<O::Wide as Cell>::Raw>() == 8 } {
+        chunks_of!(16)
+    } else {
+        // A lane is a register already.
+        chunks_of!(4)
     }
 }
 

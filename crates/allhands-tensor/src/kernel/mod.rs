@@ -58,7 +58,8 @@ pub struct Kernel {
     dtype: DType,
     op: ReduceOp,
     level: SimdLevel,
-    lane_size: usize,
+    /// The bytes of a lane are 1 << lane_shift.
+    lane_shift: u32,
     table: Table,
 }
 
@@ -86,7 +87,13 @@ impl Kernel {
         let Some(table) = table else {
             return Err(UnsupportedReduction { dtype, op, advice: advice(op) });
         };
-        Ok(Kernel { dtype, op, level, lane_size: level::lane_size(dtype, op), table })
+        Ok(Kernel {
+            dtype,
+            op,
+            level,
+            lane_shift: level::lane_size(dtype, op).trailing_zeros(),
+            table,
+        })
     }
 
     /// The type of the elements.
@@ -116,13 +123,14 @@ impl Kernel {
     pub fn reduce(&self, dst: &mut [u8], at: Option<usize>, sources: &[&[u8]]) {
         self.check(dst, at, sources);
         let operands = sources.len() + usize::from(at.is_some());
-        let lanes = dst.len() / self.lane_size;
+        let lanes = dst.len() >> self.lane_shift;
         match (operands, at) {
             (1, Some(_)) => {}
             (1, None) => dst.copy_from_slice(sources[0]),
             _ if operands <= self.table.group => {
                 let out = dst.as_mut_ptr();
-                let group = Operands { dst: out, at, sources }.group(0, operands, 0);
+                let mut group = [std::ptr::null(); GROUP_MAX];
+                Operands { dst: out, at, sources }.starts(0, 0, &mut group[..operands]);
                 // SAFETY: `with_level` chose functions for a level that the processor has. `check`
                 // has seen that all operands are `lanes` lanes long. `dst` is exclusively borrowed,
                 // so the sources do not overlap it, except for the one that is `dst` itself.
@@ -134,9 +142,11 @@ impl Kernel {
 
     /// More operands than one function takes: groups, combined like the digits of a binary
     /// counter, which is the canonical tree again because a group is a power of two.
+    // Apart, because its scratch makes a large frame.
+    #[inline(never)]
     fn reduce_many(&self, dst: &mut [u8], at: Option<usize>, sources: &[&[u8]]) {
         let operands = sources.len() + usize::from(at.is_some());
-        let lanes = dst.len() / self.lane_size;
+        let lanes = dst.len() >> self.lane_shift;
         let width = self.table.group;
         let groups = operands.div_ceil(width);
         let out = dst.as_mut_ptr();
@@ -148,12 +158,13 @@ impl Kernel {
         let mut first = 0;
         while first < lanes {
             let count = BLOCK.min(lanes - first);
-            let skip = first * self.lane_size;
+            let skip = first << self.lane_shift;
             let mut depth = 0;
             for index in 0..groups {
                 let begin = index * width;
                 let width = width.min(operands - begin);
-                let group = all.group(begin, width, skip);
+                let mut group = [std::ptr::null(); GROUP_MAX];
+                all.starts(begin, skip, &mut group[..width]);
                 // SAFETY: The functions suit the processor. Each operand has `count` lanes from
                 // `skip` on. `depth` is at most log2 of the groups, which `check` has bounded by
                 // PARTIALS - 1, so the scratch row exists; it has room for `count` partials.
@@ -232,8 +243,9 @@ impl Kernel {
     }
 
     fn check_len(&self, len: usize) {
+        // Sizes are powers of two, and a division would cost more than a small reduction.
         let size = self.dtype.size();
-        assert!(len.is_multiple_of(size), "{len} bytes are not a whole number of {}", self.dtype);
+        assert!(len & (size - 1) == 0, "{len} bytes are not a whole number of {}", self.dtype);
     }
 
     /// Panics unless the operands fit; everything unsafe rests on this.
@@ -270,11 +282,10 @@ struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// Where `width` operands from `begin` on start, `skip` bytes in. Only that many entries count.
-    fn group(&self, begin: usize, width: usize, skip: usize) -> [*const u8; GROUP_MAX] {
-        let mut group = [std::ptr::null(); GROUP_MAX];
-        for (offset, entry) in group[..width].iter_mut().enumerate() {
-            let index = begin + offset;
+    /// Where the operands from `begin` on start, `skip` bytes in.
+    #[inline]
+    fn starts(&self, begin: usize, skip: usize, starts: &mut [*const u8]) {
+        for (index, entry) in (begin..).zip(starts) {
             let start = match self.at {
                 Some(at) if index == at => self.dst,
                 Some(at) if index > at => self.sources[index - 1].as_ptr(),
@@ -282,7 +293,6 @@ impl Operands<'_> {
             };
             *entry = start.wrapping_add(skip);
         }
-        group
     }
 }
 

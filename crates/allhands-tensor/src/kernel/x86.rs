@@ -128,10 +128,14 @@ fn settle256(value: __m256) -> __m256 {
 
 #[inline(always)]
 fn settle512(value: __m512) -> __m512 {
+    /// What to do with each class of value, four bits a class: 0 takes the first argument (for the
+    /// two lowest classes, quiet and signalling NaN), 1 the second.
+    const CLASSES: i32 = 0x1111_1100;
+    // One instruction on the port that is less busy, where a compare and a blend take two.
     // SAFETY: Only used by levels that have AVX-512 F.
     unsafe {
         let nan = _mm512_set1_ps(f32::from_bits(NAN_F32));
-        _mm512_mask_mov_ps(value, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value), nan)
+        _mm512_fixupimm_ps::<0>(nan, value, _mm512_set1_epi32(CLASSES))
     }
 }
 
