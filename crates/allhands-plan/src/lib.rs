@@ -20,6 +20,7 @@ mod plan;
 mod reduce;
 mod reduce_scatter;
 mod rounds;
+mod select;
 mod shape;
 mod tree;
 
@@ -30,4 +31,5 @@ pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
 };
+pub use select::{Collective, Determinism, Precision, Row, Table, Worlds, bytes, select};
 pub use shape::{Counts, Own, Shape};
