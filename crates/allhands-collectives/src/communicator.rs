@@ -175,7 +175,7 @@ impl Communicator {
         options: &CallOptions,
         input: Space,
         data: Space,
-    ) -> Result<Submission, (Error, Space, Space)> {
+    ) -> Result<(Submission, Option<Space>), (Error, Space, Space)> {
         let operation = Operation::of(&spec.shape);
         let (world, rank) = (self.world_size(), self.rank());
         let algorithm = options.algorithm.unwrap_or_else(|| self.algorithm(spec));
@@ -193,19 +193,21 @@ impl Communicator {
         };
         let descriptor = describe(spec, options, algorithm);
         let now = Instant::now();
-        Ok(Submission {
+        let (input, kept) = scaled(spec, kernel, input);
+        let submission = Submission {
             channel: options.channel,
             plan,
             kernel,
             element_size: spec.dtype.map_or(1, DType::size),
             descriptor,
             fingerprint: descriptor.fingerprint(),
-            input: scaled(spec, kernel, input),
+            input,
             data,
             loan: None,
             submitted: now,
             deadline: now.checked_add(options.timeout),
-        })
+        };
+        Ok((submission, kept))
     }
 
     /// Runs a collective on borrowed bytes and returns when it has ended. `inputs` and `outputs` are the
@@ -223,7 +225,7 @@ impl Communicator {
         lend_scope(|scope| {
             let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(scope.lend(b))));
             let data = Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
-            let submission =
+            let (submission, _kept) =
                 self.submission(spec, options, input, data).map_err(|(error, ..)| error)?;
             let cell = Arc::new(Cell::default());
             let call = Call::Collective(self.key, Box::new(submission), cell.clone());
@@ -256,13 +258,16 @@ impl Communicator {
         let cell = Arc::new(Cell::default());
         let operation = Operation::of(&spec.shape);
         match self.submission(spec, options, input, data) {
-            Ok(submission) => {
+            Ok((submission, kept)) => {
                 let call = Call::Collective(self.key, Box::new(submission), cell.clone());
                 self.mesh.shared().post(call);
+                Pending { kept, ..self.pending(cell, operation, options) }
             }
-            Err((error, input, data)) => cell.put(Outcome::Invalid(error, input, data)),
+            Err((error, input, data)) => {
+                cell.put(Outcome::Invalid(error, input, data));
+                self.pending(cell, operation, options)
+            }
         }
-        self.pending(cell, operation, options)
     }
 
     fn pending(&self, cell: Arc<Cell>, operation: Operation, options: &CallOptions) -> Pending {
@@ -272,6 +277,7 @@ impl Communicator {
             cell,
             operation,
             limit: options.timeout,
+            kept: None,
         }
     }
 
@@ -487,8 +493,9 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
 
 }
 
-/// A reduction that scales first and does not work in place needs a scaled copy of the input.
-fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> Space {
+/// A reduction that scales first and does not work in place needs a scaled copy of the input; the
+/// original is kept to be given back.
+fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> (Space, Option<Space>) {
     match (kernel, spec.reduction) {
         (Some(kernel), Some(ReduceOp::PremulSum(_))) if !input.is_empty() => {
             let mut bytes = Vec::with_capacity(input.len());
@@ -497,8 +504,8 @@ fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> Space {
                 bytes.extend_from_slice(input.run(from, usize::MAX));
             }
             kernel.prepare(&mut bytes);
-            Space::single(Storage::Bytes(bytes))
+            (Space::single(Storage::Bytes(bytes)), Some(input))
         }
-        _ => input,
+        _ => (input, None),
     }
 }

@@ -44,6 +44,8 @@ pub struct Pending {
     pub(crate) cell: Arc<Cell>,
     pub(crate) operation: Operation,
     pub(crate) limit: Duration,
+    /// The caller's input, where the operation ran on a copy.
+    pub(crate) kept: Option<Space>,
 }
 
 impl Pending {
@@ -57,7 +59,7 @@ impl Pending {
     ///
     /// # Errors
     /// As the operation: see [`Error`].
-    pub fn wait(self) -> (Result<(), Error>, Buffers) {
+    pub fn wait(mut self) -> (Result<(), Error>, Buffers) {
         self.mesh.shared().wait(&self.cell, None);
         self.take()
     }
@@ -78,10 +80,11 @@ impl Pending {
         })?
     }
 
-    fn take(&self) -> (Result<(), Error>, Buffers) {
+    fn take(&mut self) -> (Result<(), Error>, Buffers) {
         match self.cell.take() {
             Some(outcome) => {
                 let (result, input, data) = judge(outcome, &self.who, self.operation, self.limit);
+                let input = self.kept.take().unwrap_or(input);
                 (result, Buffers { inputs: tensors(input), outputs: tensors(data) })
             }
             // Only a future polled after it was ready comes here.
@@ -93,7 +96,7 @@ impl Pending {
 impl Future for Pending {
     type Output = (Result<(), Error>, Buffers);
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if !self.cell.is_done() {
             self.cell.wake_later(context.waker());
             // It may have ended in between, before the waker was there to be used.

@@ -1,0 +1,62 @@
+//! How a process group is made.
+
+use std::time::Duration;
+
+use allhands_collectives::{DEFAULT_TIMEOUT, Selection};
+use allhands_transport::tcp::TcpConfig;
+use allhands_wire::JobKey;
+
+/// How long ranks wait for each other at the start unless told otherwise, as in torch.distributed.
+pub const DEFAULT_RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How a process group is made. All ranks use the same, but for the interface.
+///
+/// ```
+/// use std::time::Duration;
+/// use allhands_group::Config;
+///
+/// let config = Config { timeout: Duration::from_secs(60), ..Config::default() };
+/// assert_eq!(config.name, "world");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group's name in errors and traces.
+    pub name: String,
+    /// The job. Ranks of different jobs turn each other away.
+    pub job_id: String,
+    /// The generation of the job: a restarted job does not meet its predecessor's stragglers.
+    pub epoch: u32,
+    /// The job's secret. Without one, rank 0 draws a key and publishes it in the store: that keeps out
+    /// strays and other jobs, but is no authentication.
+    pub key: Option<JobKey>,
+    /// How long an operation may take.
+    pub timeout: Duration,
+    /// How long ranks wait for each other at the start.
+    pub rendezvous_timeout: Duration,
+    /// How often a sign of life is sent to every peer.
+    pub heartbeat: Duration,
+    /// How long a peer may be silent before it counts as lost. A process that dies is noticed at once;
+    /// this is for hosts and links that vanish and for processes that are stopped.
+    pub peer_timeout: Duration,
+    /// Interface, ports and buffers.
+    pub tcp: TcpConfig,
+    /// How algorithms are chosen.
+    pub selection: Selection,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "world".to_owned(),
+            job_id: "default".to_owned(),
+            epoch: 0,
+            key: None,
+            timeout: DEFAULT_TIMEOUT,
+            rendezvous_timeout: DEFAULT_RENDEZVOUS_TIMEOUT,
+            heartbeat: Duration::from_millis(500),
+            peer_timeout: Duration::from_secs(5),
+            tcp: TcpConfig::default(),
+            selection: Selection::default(),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! What a launcher says through environment variables.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allhands_plan::Rank;
+use allhands_transport::interface::{InterfaceChoice, InterfaceError};
+use allhands_wire::{JobKey, KeyError};
+
+/// The variables that a launcher must set: torchrun's, which our own launcher sets too.
+pub const REQUIRED: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
+
+/// The job key as 64 hexadecimal digits.
+pub const JOB_KEY: &str = "ALLHANDS_JOB_KEY";
+
+/// A file that holds the job key as 64 hexadecimal digits.
+pub const JOB_KEY_FILE: &str = "ALLHANDS_JOB_KEY_FILE";
+
+/// Which interface to use, in NCCL's grammar or as a network; then `GLOO_SOCKET_IFNAME`, then
+/// `NCCL_SOCKET_IFNAME` are looked at.
+pub const INTERFACE: [&str; 3] =
+    ["ALLHANDS_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"];
+
+/// How long an operation may take, in seconds.
+pub const TIMEOUT: &str = "ALLHANDS_TIMEOUT_SECONDS";
+
+/// How long ranks wait for each other at the start, in seconds.
+pub const RENDEZVOUS_TIMEOUT: &str = "ALLHANDS_RENDEZVOUS_TIMEOUT_SECONDS";
+
+/// Where ranks meet, and who this one is, as the launcher says.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Launch {
+    /// This rank.
+    pub rank: Rank,
+    /// Ranks of the job.
+    pub world_size: u32,
+    /// Host name or address of the store.
+    pub master: String,
+    /// Port of the store.
+    pub port: u16,
+    /// The store's addresses, resolved.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether the launcher serves the store; else rank 0 does.
+    pub served_by: ServedBy,
+    /// Name of the job: ranks of different jobs turn each other away.
+    pub job_id: String,
+    /// How often the job was restarted.
+    pub restart: u32,
+    /// The configured key, if there is one.
+    pub key: Option<JobKey>,
+    /// Which interface to use.
+    pub interface: InterfaceChoice,
+    /// How long an operation may take, if it was said.
+    pub timeout: Option<Duration>,
+    /// How long ranks wait for each other, if it was said.
+    pub rendezvous_timeout: Option<Duration>,
+}
+
+/// Who runs the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServedBy {
+    /// Rank 0 of the job.
+    RankZero,
+    /// The launcher: every rank is a client.
+    Launcher,
+}
+
+/// What is wrong with the environment.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvError {
+    /// Nothing is set.
+    #[error(
+        "none of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT is set; start this program with a launcher \
+         (`torchrun --no-python`), set the four variables for each rank, or use ProcessGroup::connect"
+    )]
+    NoLauncher,
+    /// Some variables are set and others are not.
+    #[error("{} set but {} not; set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each rank",
+        are(set), are(missing))]
+    HalfSet {
+        /// What is set.
+        set: Vec<&'static str>,
+        /// What is missing.
+        missing: Vec<&'static str>,
+    },
+    /// A variable holds something that makes no sense.
+    #[error("{variable}={value:?} is not {expected}")]
+    Value {
+        /// Which.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// The rank is not below the world size.
+    #[error("RANK={rank} does not exist in WORLD_SIZE={world_size}; ranks count from 0")]
+    Rank {
+        /// The rank.
+        rank: u32,
+        /// The world size.
+        world_size: u32,
+    },
+    /// The master's name does not resolve.
+    #[error("MASTER_ADDR={master:?} does not resolve: {reason}; use an address, or a name known to every host")]
+    Resolve {
+        /// The name.
+        master: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The job key is not one.
+    #[error("{variable}: {source}")]
+    Key {
+        /// Where it came from.
+        variable: &'static str,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// The key file cannot be read.
+    #[error("{JOB_KEY_FILE}={}: {reason}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The interface choice does not parse.
+    #[error("{variable}={value:?}: {source}")]
+    Interface {
+        /// Which variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What is wrong.
+        source: InterfaceError,
+    },
+}
+
+fn are(names: &[&str]) -> String {
+    match names {
+        [one] => format!("{one} is"),
+        names => format!("{} are", names.join(", ")),
+    }
+}
+
+/// Reads a variable; `None` if it is not set or empty.
+pub trait Variables {
+    /// The value of `name`.
+    fn value(&self, name: &str) -> Option<String>;
+}
+
+/// The variables of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnvironment;
+
+impl Variables for ProcessEnvironment {
+    fn value(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|value| !value.is_empty())
+    }
+}
+
+impl<F: Fn(&str) -> Option<String>> Variables for F {
+    fn value(&self, name: &str) -> Option<String> {
+        self(name).filter(|value| !value.is_empty())
+    }
+}
+
+fn number<T: std::str::FromStr>(
+    variable: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> Result<T, EnvError> {
+    value.trim().parse().map_err(|_| EnvError::Value { variable, value: value.to_owned(), expected })
+}
+
+fn seconds(variables: &impl Variables, name: &'static str) -> Result<Option<Duration>, EnvError> {
+    let Some(value) = variables.value(name) else { return Ok(None) };
+    let expected = "a number of seconds above 0";
+    let seconds: f64 = number(name, &value, expected)?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(limit) if !limit.is_zero() => Ok(Some(limit)),
+        _ => Err(EnvError::Value { variable: name, value, expected }),
+    }
+}
+
+impl Launch {
+    /// What `variables` say.
+    ///
+    /// # Errors
+    /// See [`EnvError`]; a half-set environment names what is missing.
+    pub fn from_variables(variables: &impl Variables) -> Result<Self, EnvError> {
+        let values = REQUIRED.map(|name| variables.value(name));
+        let [Some(rank), Some(world_size), Some(master), Some(port)] = &values else {
+            let (mut set, mut missing) = (Vec::new(), Vec::new());
+            for (name, value) in REQUIRED.into_iter().zip(&values) {
+                if value.is_some() { &mut set } else { &mut missing }.push(name);
+            }
+            return Err(match set.is_empty() {
+                true => EnvError::NoLauncher,
+                false => EnvError::HalfSet { set, missing },
+            });
+        };
+        let rank: u32 = number("RANK", rank, "a rank: a whole number from 0")?;
+        let world_size: u32 = number("WORLD_SIZE", world_size, "a number of ranks")?;
+        let port: u16 = number("MASTER_PORT", port, "a port: 1 to 65535")?;
+        if rank >= world_size {
+            return Err(EnvError::Rank { rank, world_size });
+        }
+        let addresses = resolve(master, port)?;
+        let served_by = match variables.value("TORCHELASTIC_USE_AGENT_STORE").as_deref() {
+            Some("True" | "true" | "1") => ServedBy::Launcher,
+            _ => ServedBy::RankZero,
+        };
+        let restart = match variables.value("TORCHELASTIC_RESTART_COUNT") {
+            Some(value) => number("TORCHELASTIC_RESTART_COUNT", &value, "a whole number")?,
+            None => 0,
+        };
+        Ok(Self {
+            rank: Rank(rank),
+            world_size,
+            master: master.clone(),
+            port,
+            addresses,
+            served_by,
+            job_id: variables
+                .value("TORCHELASTIC_RUN_ID")
+                .filter(|id| id != "none")
+                .unwrap_or_else(|| "default".to_owned()),
+            restart,
+            key: key(variables)?,
+            interface: interface(variables)?,
+            timeout: seconds(variables, TIMEOUT)?,
+            rendezvous_timeout: seconds(variables, RENDEZVOUS_TIMEOUT)?,
+        })
+    }
+
+    /// The store's first address.
+    #[must_use]
+    pub fn master_address(&self) -> Option<IpAddr> {
+        self.addresses.first().map(SocketAddr::ip)
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.served_by {
+            ServedBy::RankZero => "rank 0",
+            ServedBy::Launcher => "the launcher",
+        };
+        write!(
+            f,
+            "rank {} of {}, job {:?} restart {}, store at {}:{} served by {by}",
+            self.rank.0, self.world_size, self.job_id, self.restart, self.master, self.port
+        )
+    }
+}
+
+fn resolve(master: &str, port: u16) -> Result<Vec<SocketAddr>, EnvError> {
+    let failed = |reason: String| EnvError::Resolve { master: master.to_owned(), reason };
+    let bare = master.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let found: Vec<_> =
+        (master, port).to_socket_addrs().map_err(|error| failed(error.to_string()))?.collect();
+    if found.is_empty() { Err(failed("no address".to_owned())) } else { Ok(found) }
+}
+
+fn key(variables: &impl Variables) -> Result<Option<JobKey>, EnvError> {
+    if let Some(hex) = variables.value(JOB_KEY) {
+        let key = JobKey::from_hex(hex.trim());
+        return key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY, source });
+    }
+    let Some(path) = variables.value(JOB_KEY_FILE).map(PathBuf::from) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| EnvError::KeyFile { path, reason: error.to_string() })?;
+    let key = JobKey::from_hex(text.trim());
+    key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY_FILE, source })
+}
+
+fn interface(variables: &impl Variables) -> Result<InterfaceChoice, EnvError> {
+    for variable in INTERFACE {
+        if let Some(value) = variables.value(variable) {
+            return value
+                .parse()
+                .map_err(|source| EnvError::Interface { variable, value: value.clone(), source });
+        }
+    }
+    Ok(InterfaceChoice::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(pairs: &[(&str, &str)]) -> Result<Launch, EnvError> {
+        let find = |name: &str| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        Launch::from_variables(&find)
+    }
+
+    const TORCHRUN: [(&str, &str); 7] = [
+        ("RANK", "2"),
+        ("WORLD_SIZE", "4"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29500"),
+        ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+        ("TORCHELASTIC_RESTART_COUNT", "3"),
+        ("TORCHELASTIC_RUN_ID", "job-7"),
+    ];
+
+    #[test]
+    fn torchrun_serves_the_store_itself() {
+        let launch = launch(&TORCHRUN).unwrap();
+        assert_eq!((launch.rank, launch.world_size, launch.port), (Rank(2), 4, 29500));
+        assert_eq!(launch.served_by, ServedBy::Launcher);
+        assert_eq!((launch.job_id.as_str(), launch.restart), ("job-7", 3));
+    }
+
+    #[test]
+    fn plain_variables_leave_the_store_to_rank_zero() {
+        assert_eq!(launch(&TORCHRUN[..4]).unwrap().served_by, ServedBy::RankZero);
+    }
+
+    #[test]
+    fn a_half_set_environment_names_what_is_missing() {
+        let error = launch(&TORCHRUN[..2]).unwrap_err().to_string();
+        assert!(error.contains("MASTER_ADDR, MASTER_PORT are not"), "{error}");
+        assert!(matches!(launch(&[]), Err(EnvError::NoLauncher)));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_value() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut pairs = TORCHRUN.to_vec();
+            pairs.retain(|(key, _)| *key != name);
+            pairs.push((name, value));
+            launch(&pairs).unwrap_err().to_string()
+        };
+        assert!(with("RANK", "4").contains("RANK=4 does not exist in WORLD_SIZE=4"));
+        assert!(with("RANK", "-1").contains("\"-1\""));
+        assert!(with("WORLD_SIZE", "many").contains("\"many\""));
+        assert!(with("MASTER_PORT", "70000").contains("MASTER_PORT"));
+        assert!(with("MASTER_ADDR", "no.such.host.invalid").contains("does not resolve"));
+        assert!(with("ALLHANDS_JOB_KEY", "abc").contains("ALLHANDS_JOB_KEY"));
+        assert!(with("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
+        assert!(with("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
+    }
+}

@@ -1,0 +1,359 @@
+//! A process group: how it comes up, and what it knows of itself.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig};
+use allhands_engine::GroupSpec;
+use allhands_plan::Rank;
+use allhands_store::{
+    ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError, TcpStore,
+};
+use allhands_transport::tcp::{Endpoint, Listener, Membership};
+use allhands_transport::{Control, Links, local};
+use allhands_wire::{JobKey, Peer};
+
+use crate::config::Config;
+use crate::env::{Launch, ProcessEnvironment, ServedBy};
+use crate::error::Error;
+
+/// Ranks that run operations together.
+///
+/// A cheap handle: clones name the same group, and [`ProcessGroup::with_timeout`] gives one whose operations have
+/// another limit. When the last handle and the last [`Work`](crate::Work) are gone, everything sent is
+/// delivered, the peers are told, and the connections close.
+///
+/// Blocking verbs borrow their buffers and move the bytes on the calling thread; `_async` verbs take tensors
+/// and give them back. All ranks must issue the same operations in the same order.
+///
+/// ```
+/// use allhands_group::{ProcessGroup, ReduceOp};
+///
+/// let groups = ProcessGroup::local(2)?;
+/// std::thread::scope(|scope| {
+///     for group in &groups {
+///         scope.spawn(move || {
+///             let mut loss = [group.rank().0 as f32];
+///             group.all_reduce(&mut loss, ReduceOp::Avg).unwrap();
+///             assert_eq!(loss, [0.5]);
+///         });
+///     }
+/// });
+/// # Ok::<(), allhands_group::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ProcessGroup {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) options: CallOptions,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) communicator: Communicator,
+    /// Kept so that a store served by rank 0 lives as long as the group.
+    store: Option<Arc<dyn Store>>,
+}
+
+impl ProcessGroup {
+    /// Joins the group that the launcher's environment variables describe: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and
+    /// `MASTER_PORT`, as `torchrun` and our own launcher set them.
+    ///
+    /// The other variables that matter are listed in [`env`](crate::env).
+    ///
+    /// # Errors
+    /// A missing or senseless variable, an unreachable store, ranks that do not come in time: see [`Error`].
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_launch(&Launch::from_variables(&ProcessEnvironment)?, Config::default())
+    }
+
+    /// Joins the group that `launch` describes; what it says wins over `config`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn from_launch(launch: &Launch, mut config: Config) -> Result<Self, Error> {
+        tracing::info!(%launch, "joining");
+        config.job_id.clone_from(&launch.job_id);
+        config.epoch = launch.restart;
+        config.key = launch.key.clone().or(config.key);
+        config.timeout = launch.timeout.unwrap_or(config.timeout);
+        config.rendezvous_timeout = launch.rendezvous_timeout.unwrap_or(config.rendezvous_timeout);
+        config.tcp.master = launch.master_address();
+        config.tcp.interface = launch.interface.clone();
+        let store = store(launch, &config)?;
+        Self::connect(store, launch.rank, launch.world_size, config)
+    }
+
+    /// Joins a group through any store that all its ranks share.
+    ///
+    /// # Errors
+    /// The store fails, ranks do not come in time, or the mesh cannot be formed: see [`Error`].
+    pub fn connect(
+        store: Arc<dyn Store>,
+        rank: Rank,
+        world_size: u32,
+        config: Config,
+    ) -> Result<Self, Error> {
+        if rank.0 >= world_size {
+            return Err(Error::NoSuchRank { rank, world_size });
+        }
+        let deadline = Instant::now() + config.rendezvous_timeout;
+        let listener = Listener::bind(&config.tcp)?;
+        let meeting = Meeting {
+            store: PrefixStore::new(
+                format!("allhands/{}/{}/{}", config.job_id, config.epoch, config.name),
+                store.clone(),
+            ),
+            rank,
+            world_size,
+            deadline,
+            limit: config.rendezvous_timeout,
+        };
+        let key = meeting.key(config.key.as_ref())?;
+        let peers = meeting.exchange(&listener.endpoint())?;
+        let here = peers[rank.index()].host();
+        let on_host = peers.iter().filter(|peer| peer.host() == here).count() as u32;
+        let membership = Membership {
+            job_id: config.job_id.clone(),
+            key,
+            epoch: config.epoch,
+            me: Peer(rank.0),
+            world: world_size,
+        };
+        let mesh = listener.form(&peers, &membership, deadline, &mut |progress| {
+            tracing::debug!(joined = progress.joined, world = progress.world, "forming the mesh");
+            ControlFlow::Continue(())
+        })?;
+        Self::over(Box::new(mesh.links), Box::new(mesh.control), on_host, &config, Some(store))
+    }
+
+    /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
+    ///
+    /// # Errors
+    /// The operating system refuses a thread.
+    pub fn local(world_size: u32) -> Result<Vec<Self>, Error> {
+        Self::local_with(world_size, &Config::default())
+    }
+
+    /// As [`ProcessGroup::local`], with a configuration.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::local`].
+    pub fn local_with(world_size: u32, config: &Config) -> Result<Vec<Self>, Error> {
+        local::fabric(world_size)
+            .into_iter()
+            .map(|(links, control)| {
+                Self::over(Box::new(links), Box::new(control), world_size, config, None)
+            })
+            .collect()
+    }
+
+    fn over(
+        links: Box<dyn Links>,
+        control: Box<dyn Control>,
+        on_host: u32,
+        config: &Config,
+        store: Option<Arc<dyn Store>>,
+    ) -> Result<Self, Error> {
+        let world = links.world();
+        let mesh_config = MeshConfig {
+            heartbeat: config.heartbeat,
+            peer_timeout: config.peer_timeout,
+            ..MeshConfig::new(on_host)
+        };
+        let mesh = Mesh::start(links, control, mesh_config).map_err(|error| Error::System {
+            what: "a service thread",
+            reason: error.to_string(),
+        })?;
+        let spec = GroupSpec {
+            id: group_id(&config.job_id, &config.name),
+            epoch: config.epoch,
+            members: (0..world).map(Peer).collect(),
+        };
+        let communicator =
+            Communicator::new(Arc::new(mesh), config.name.clone(), spec, config.selection.clone())?;
+        Ok(Self {
+            inner: Arc::new(Inner { communicator, store }),
+            options: CallOptions::default().with_timeout(config.timeout),
+        })
+    }
+
+    /// This process's rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.inner.communicator.rank()
+    }
+
+    /// Ranks of the group.
+    #[must_use]
+    pub fn world_size(&self) -> u32 {
+        self.inner.communicator.world_size()
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inner.communicator.name()
+    }
+
+    /// The store through which the ranks met, if there was one.
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.inner.store.as_ref()
+    }
+
+    /// The options of this handle's operations.
+    #[must_use]
+    pub fn options(&self) -> &CallOptions {
+        &self.options
+    }
+
+    /// A handle on the same group whose operations have other options.
+    #[must_use]
+    pub fn with_options(&self, options: CallOptions) -> Self {
+        Self { inner: self.inner.clone(), options }
+    }
+
+    /// A handle on the same group whose operations may take this long.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        self.with_options(self.options.clone().with_timeout(timeout))
+    }
+
+    /// A handle on the same group for another stream of operations: on one channel all ranks issue the same
+    /// operations in the same order; channels are independent of each other.
+    #[must_use]
+    pub fn on_channel(&self, channel: u32) -> Self {
+        self.with_options(self.options.clone().on_channel(channel))
+    }
+
+    /// Breaks the group on every rank: operations in flight and later ones fail with an error that names
+    /// this rank and `why`. Safe from any thread.
+    pub fn abort(&self, why: impl Into<String>) {
+        self.inner.communicator.abort(why);
+    }
+}
+
+/// The group's number on the wire: FNV-1a of job and name. Two groups of one mesh with the same number
+/// are refused when the second is made.
+fn group_id(job_id: &str, name: &str) -> u32 {
+    let fold = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = job_id.as_bytes().iter().fold(0x811C_9DC5, fold);
+    [0xFF].iter().chain(name.as_bytes()).fold(hash, fold)
+}
+
+/// Connects to the launcher's store, or serves one in rank 0.
+fn store(launch: &Launch, config: &Config) -> Result<Arc<dyn Store>, Error> {
+    let mut options = ClientOptions::new().timeout(config.rendezvous_timeout);
+    if let Some(key) = &config.key {
+        options = options.job_key(*key.expose());
+    }
+    let serves = launch.rank == Rank(0) && launch.served_by == ServedBy::RankZero;
+    let store = match launch.addresses.first() {
+        Some(address) if serves => TcpStore::host(*address, ServerOptions::new(), options),
+        _ => {
+            let endpoint = StoreEndpoint::new(launch.master.clone(), launch.port);
+            TcpStore::connect(endpoint, options)
+        }
+    };
+    let (rank, world_size) = (launch.rank, launch.world_size);
+    store
+        .map(|store| Arc::new(store) as Arc<dyn Store>)
+        .map_err(|source| Error::Store { rank, world_size, source })
+}
+
+/// Ranks meeting in a store.
+struct Meeting {
+    store: PrefixStore,
+    rank: Rank,
+    world_size: u32,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Meeting {
+    fn failed(&self, source: StoreError) -> Error {
+        Error::Store { rank: self.rank, world_size: self.world_size, source }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The configured key, or the one that rank 0 draws and publishes.
+    fn key(&self, configured: Option<&JobKey>) -> Result<JobKey, Error> {
+        if self.rank == Rank(0) {
+            self.store
+                .set("world_size", self.world_size.to_string().as_bytes())
+                .map_err(|e| self.failed(e))?;
+        }
+        if let Some(key) = configured {
+            return Ok(key.clone());
+        }
+        if self.rank == Rank(0) {
+            tracing::info!(
+                "no job key is configured: a published one keeps out strays, but does not authenticate"
+            );
+            let mut bytes = [0; JobKey::LEN];
+            getrandom::fill(&mut bytes).map_err(|error| Error::System {
+                what: "random bytes",
+                reason: error.to_string(),
+            })?;
+            self.store.set("key", &bytes).map_err(|e| self.failed(e))?;
+            return Ok(JobKey::new(bytes));
+        }
+        let bytes = match self.store.get_within("key", self.left()) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_timeout() => {
+                return Err(self.missing(vec![Rank(0)]));
+            }
+            Err(error) => return Err(self.failed(error)),
+        };
+        match <[u8; JobKey::LEN]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => Ok(JobKey::new(bytes)),
+            Err(_) => Err(Error::System {
+                what: "the published job key",
+                reason: format!("it has {} bytes instead of {}", bytes.len(), JobKey::LEN),
+            }),
+        }
+    }
+
+    fn missing(&self, missing: Vec<Rank>) -> Error {
+        Error::Rendezvous { rank: self.rank, world_size: self.world_size, missing, limit: self.limit }
+    }
+
+    /// Publishes this rank's address and collects everybody's.
+    fn exchange(&self, mine: &Endpoint) -> Result<Vec<Endpoint>, Error> {
+        let key = |rank: u32| format!("rank/{rank}");
+        self.store.set(&key(self.rank.0), &mine.encode()).map_err(|e| self.failed(e))?;
+        let mut peers = Vec::with_capacity(self.world_size as usize);
+        for rank in 0..self.world_size {
+            match self.store.get_within(&key(rank), self.left()) {
+                Ok(bytes) => peers.push(Endpoint::decode(&bytes)?),
+                Err(error) if error.is_timeout() => {
+                    let gone = |rank: &u32| !self.store.check(&[&key(*rank)]).unwrap_or(false);
+                    let missing = (rank..self.world_size).filter(gone).map(Rank).collect();
+                    return Err(self.missing(missing));
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+            if rank == 0 {
+                self.check_world_size()?;
+            }
+        }
+        Ok(peers)
+    }
+
+    /// A rank with another idea of the world would wait for ranks that never come.
+    fn check_world_size(&self) -> Result<(), Error> {
+        let theirs = self.store.get_within("world_size", self.left()).map_err(|e| self.failed(e))?;
+        if theirs == self.world_size.to_string().as_bytes() {
+            return Ok(());
+        }
+        Err(Error::WorldSize {
+            rank: self.rank,
+            mine: self.world_size,
+            theirs: String::from_utf8_lossy(&theirs).into_owned(),
+        })
+    }
+}

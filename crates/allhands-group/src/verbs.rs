@@ -1,0 +1,497 @@
+//! The blocking verbs: they borrow their buffers and return when the operation has ended.
+
+use allhands_collectives::{Invalid, Message, Operation, Spec};
+use allhands_plan::{Counts, Own, Rank, Shape};
+use allhands_tensor::{DType, ReduceOp, Tensor, TensorMut, TensorRef};
+
+use crate::error::Error;
+use crate::group::ProcessGroup;
+
+/// What is wrong with a buffer, before it is known which call it belongs to.
+pub(crate) type Check<T> = Result<T, Invalid>;
+
+pub(crate) fn same_dtype(buffer: &'static str, found: DType, expected: DType) -> Check<()> {
+    if found == expected { Ok(()) } else { Err(Invalid::Dtype { buffer, found, expected }) }
+}
+
+pub(crate) fn length(
+    buffer: &'static str,
+    found: usize,
+    expected: usize,
+    why: &'static str,
+) -> Check<()> {
+    if found == expected { Ok(()) } else { Err(Invalid::Length { buffer, found, expected, why }) }
+}
+
+pub(crate) fn entries(list: &'static str, found: usize, expected: usize) -> Check<()> {
+    if found == expected { Ok(()) } else { Err(Invalid::Entries { list, found, expected }) }
+}
+
+/// Equal blocks where all lengths are equal, else one length for each rank.
+pub(crate) fn counts(lens: &[usize]) -> Counts {
+    match lens {
+        [first, rest @ ..] if rest.iter().all(|len| len == first) => Counts::Equal(*first as u64),
+        lens => Counts::PerRank(lens.iter().map(|&len| len as u64).collect()),
+    }
+}
+
+/// Elements of a block of `rows` rows of a tensor.
+pub(crate) fn row_len(shape: &[usize]) -> usize {
+    shape.iter().skip(1).product()
+}
+
+/// A borrowed input: as it lies in memory if it is contiguous, else a packed copy.
+enum Input<'a> {
+    Borrowed(&'a [u8]),
+    Packed(Tensor),
+}
+
+impl<'a> Input<'a> {
+    fn of(view: &TensorRef<'a>) -> Self {
+        match view.as_bytes() {
+            Ok(bytes) => Self::Borrowed(bytes),
+            Err(_) => Self::Packed(view.to_tensor()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            // A packed copy is contiguous.
+            Self::Packed(tensor) => tensor.as_bytes().unwrap_or_default(),
+        }
+    }
+}
+
+/// The bytes of a result; they must lie one after the other.
+fn contiguous<'a>(buffer: &'static str, view: TensorMut<'a>) -> Check<&'a mut [u8]> {
+    view.into_bytes().map_err(|_| Invalid::Strided { buffer })
+}
+
+impl ProcessGroup {
+    pub(crate) fn refuse(&self, operation: Operation, reason: Invalid) -> Error {
+        Error::Operation(self.inner.communicator.invalid(operation, reason))
+    }
+
+    pub(crate) fn check_root(&self, root: Rank) -> Check<()> {
+        let world_size = self.world_size();
+        if root.0 < world_size {
+            return Ok(());
+        }
+        Err(Invalid::Rank { what: "root", rank: root, world_size })
+    }
+
+    fn run<'a>(
+        &self,
+        spec: &Spec,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+    ) -> Result<(), Error> {
+        self.inner.communicator.run(spec, &self.options, inputs, outputs).map_err(Error::from)
+    }
+
+    /// In-place operations take any dense layout: elements are combined where they lie.
+    fn in_place(
+        &self,
+        mut data: TensorMut<'_>,
+        shape: impl FnOnce(u64) -> Shape,
+        op: Option<ReduceOp>,
+    ) -> Result<(), Error> {
+        let spec = in_place_spec(data.dtype(), data.shape(), shape, op);
+        let operation = Operation::of(&spec.shape);
+        let bytes = data
+            .dense_bytes_mut()
+            .map_err(|_| self.refuse(operation, Invalid::Strided { buffer: "data" }))?;
+        self.run(&spec, [], [bytes])
+    }
+
+    /// Every rank gets the root's elements. All ranks pass the same number of elements.
+    ///
+    /// # Errors
+    /// See [`Error`]; a root outside the group is refused before anything is sent.
+    pub fn broadcast<'a>(&self, data: impl Into<TensorMut<'a>>, root: Rank) -> Result<(), Error> {
+        self.check_root(root).map_err(|reason| self.refuse(Operation::Broadcast, reason))?;
+        self.in_place(data.into(), |len| Shape::Broadcast { len, root }, None)
+    }
+
+    /// Every rank gets the element-wise reduction of all ranks' data, with the same bits everywhere.
+    ///
+    /// # Errors
+    /// See [`Error`]; a reduction that the element type does not have is refused before anything is sent.
+    pub fn all_reduce<'a>(
+        &self,
+        data: impl Into<TensorMut<'a>>,
+        op: ReduceOp,
+    ) -> Result<(), Error> {
+        self.in_place(data.into(), |len| Shape::AllReduce { len }, Some(op))
+    }
+
+    /// The root gets the element-wise reduction of all ranks' data. On the other ranks `data` holds
+    /// partial results afterwards.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`] and [`ProcessGroup::broadcast`].
+    pub fn reduce<'a>(
+        &self,
+        data: impl Into<TensorMut<'a>>,
+        op: ReduceOp,
+        root: Rank,
+    ) -> Result<(), Error> {
+        self.check_root(root).map_err(|reason| self.refuse(Operation::Reduce, reason))?;
+        self.in_place(data.into(), |len| Shape::Reduce { len, root }, Some(op))
+    }
+
+    /// Every rank gets every rank's `input`: `outputs[r]` that of rank `r`. Lengths may differ by rank; the
+    /// lengths of `outputs` say what is expected.
+    ///
+    /// # Errors
+    /// See [`Error`]; not one output for each rank, another element type, or an own output of another
+    /// length than the input are refused before anything is sent.
+    pub fn all_gather<'a, M: Into<TensorMut<'a>>>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        outputs: impl IntoIterator<Item = M>,
+    ) -> Result<(), Error> {
+        let input = input.into();
+        let prepared = (|| {
+            let (outputs, lens) = self.list("outputs", input.dtype(), outputs)?;
+            length("the own output", lens[self.rank().index()], input.numel(), "as long as the input")?;
+            Ok((outputs, counts(&lens)))
+        })();
+        let (outputs, counts) = prepared.map_err(|e| self.refuse(Operation::AllGather, e))?;
+        let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
+        let input = Input::of(&input);
+        self.run(&spec, [input.bytes()], outputs)
+    }
+
+    /// Every rank gets every rank's `input`, one after the other in `output`.
+    ///
+    /// # Errors
+    /// See [`Error`]; `output` must have world-size times the elements of `input`.
+    pub fn all_gather_into<'a>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        output: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
+        let (input, result) = (input.into(), output.into());
+        let prepared = (|| {
+            same_dtype("output", result.dtype(), input.dtype())?;
+            let expected = input.numel() * self.world_size() as usize;
+            length("output", result.numel(), expected, "world size times the input")?;
+            contiguous("output", result)
+        })();
+        let result = prepared.map_err(|e| self.refuse(Operation::AllGather, e))?;
+        let counts = Counts::Equal(input.numel() as u64);
+        let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
+        let input = Input::of(&input);
+        self.run(&spec, [input.bytes()], [result])
+    }
+
+    /// The root gets every rank's `input` in `outputs`; the other ranks pass no outputs.
+    ///
+    /// # Errors
+    /// See [`Error`]; the root must pass one output of the input's length for each rank, others none.
+    pub fn gather<'a, M: Into<TensorMut<'a>>>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        outputs: impl IntoIterator<Item = M>,
+        root: Rank,
+    ) -> Result<(), Error> {
+        let input = input.into();
+        let prepared = (|| {
+            self.check_root(root)?;
+            if self.rank() != root {
+                return no_list("outputs", outputs).map(|()| Vec::new());
+            }
+            let (outputs, lens) = self.list("outputs", input.dtype(), outputs)?;
+            for len in lens {
+                length("an output", len, input.numel(), "as long as the input")?;
+            }
+            Ok(outputs)
+        })();
+        let outputs = prepared.map_err(|e| self.refuse(Operation::Gather, e))?;
+        let counts = Counts::Equal(input.numel() as u64);
+        let spec = Spec::new(Shape::Gather { counts, root }, Some(input.dtype()), None);
+        let input = Input::of(&input);
+        self.run(&spec, [input.bytes()], outputs)
+    }
+
+    /// Every rank gets its entry of the root's `inputs` in `output`; the other ranks pass no inputs.
+    ///
+    /// # Errors
+    /// See [`Error`]; the root must pass one input of the output's length for each rank, others none.
+    pub fn scatter<'a, R: Into<TensorRef<'a>>>(
+        &self,
+        inputs: impl IntoIterator<Item = R>,
+        output: impl Into<TensorMut<'a>>,
+        root: Rank,
+    ) -> Result<(), Error> {
+        let result = output.into();
+        let (dtype, len) = (result.dtype(), result.numel());
+        let prepared = (|| {
+            self.check_root(root)?;
+            if self.rank() != root {
+                return no_list("inputs", inputs).map(|()| Vec::new());
+            }
+            let (inputs, lens) = self.input_list("inputs", dtype, inputs)?;
+            for found in lens {
+                length("an input", found, len, "as long as the output")?;
+            }
+            Ok(inputs)
+        })();
+        let prepared = prepared.and_then(|inputs| Ok((inputs, contiguous("output", result)?)));
+        let (inputs, result) = prepared.map_err(|e| self.refuse(Operation::Scatter, e))?;
+        let counts = Counts::Equal(len as u64);
+        let spec = Spec::new(Shape::Scatter { counts, root }, Some(dtype), None);
+        self.run(&spec, inputs.iter().map(Input::bytes), [result])
+    }
+
+    /// Every rank gets the reduction of its entry of all ranks' `inputs`. Lengths may differ by entry, but
+    /// must be the same on all ranks.
+    ///
+    /// # Errors
+    /// See [`Error`]; not one input for each rank, or an own entry of another length than the output, are
+    /// refused before anything is sent.
+    pub fn reduce_scatter<'a, R: Into<TensorRef<'a>>>(
+        &self,
+        inputs: impl IntoIterator<Item = R>,
+        output: impl Into<TensorMut<'a>>,
+        op: ReduceOp,
+    ) -> Result<(), Error> {
+        let result = output.into();
+        let (dtype, len) = (result.dtype(), result.numel());
+        let prepared = (|| {
+            let (inputs, lens) = self.input_list("inputs", dtype, inputs)?;
+            length("the own input", lens[self.rank().index()], len, "as long as the output")?;
+            Ok((inputs, counts(&lens), contiguous("output", result)?))
+        })();
+        let (inputs, counts, result) =
+            prepared.map_err(|e| self.refuse(Operation::ReduceScatter, e))?;
+        let spec = Spec::new(Shape::ReduceScatter { counts }, Some(dtype), Some(op));
+        self.run(&spec, inputs.iter().map(Input::bytes), [result])
+    }
+
+    /// Every rank gets its block of the reduction of all ranks' `input`: block `r` is that of rank `r`.
+    ///
+    /// # Errors
+    /// See [`Error`]; `input` must have world-size times the elements of `output`.
+    pub fn reduce_scatter_into<'a>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        output: impl Into<TensorMut<'a>>,
+        op: ReduceOp,
+    ) -> Result<(), Error> {
+        let (input, result) = (input.into(), output.into());
+        let (dtype, len) = (result.dtype(), result.numel());
+        let prepared = (|| {
+            same_dtype("input", input.dtype(), dtype)?;
+            let expected = len * self.world_size() as usize;
+            length("input", input.numel(), expected, "world size times the output")?;
+            contiguous("output", result)
+        })();
+        let result = prepared.map_err(|e| self.refuse(Operation::ReduceScatter, e))?;
+        let counts = Counts::Equal(len as u64);
+        let spec = Spec::new(Shape::ReduceScatter { counts }, Some(dtype), Some(op));
+        let input = Input::of(&input);
+        self.run(&spec, [input.bytes()], [result])
+    }
+
+    /// Every rank sends `inputs[r]` to rank `r` and gets its message in `outputs[r]`. Lengths are free.
+    ///
+    /// # Errors
+    /// See [`Error`]; lengths that two ranks do not agree on are a mismatch on all ranks.
+    pub fn all_to_all<'a, R: Into<TensorRef<'a>>, M: Into<TensorMut<'a>>>(
+        &self,
+        inputs: impl IntoIterator<Item = R>,
+        outputs: impl IntoIterator<Item = M>,
+    ) -> Result<(), Error> {
+        let inputs: Vec<TensorRef<'a>> = inputs.into_iter().map(Into::into).collect();
+        let dtype = inputs.first().map_or(DType::U8, TensorRef::dtype);
+        let prepared = (|| {
+            let (inputs, send) = self.input_list("inputs", dtype, inputs)?;
+            let (outputs, recv) = self.list("outputs", dtype, outputs)?;
+            Ok((inputs, outputs, per_rank(&send), per_rank(&recv)))
+        })();
+        let (inputs, outputs, send, recv) =
+            prepared.map_err(|e| self.refuse(Operation::AllToAll, e))?;
+        let spec = Spec::new(Shape::AllToAll { send, recv }, Some(dtype), None);
+        self.run(&spec, inputs.iter().map(Input::bytes), outputs)
+    }
+
+    /// Every rank sends block `r` of `input` to rank `r` and gets its block in block `r` of `output`. Blocks are
+    /// equal.
+    ///
+    /// # Errors
+    /// See [`Error`]; both buffers must divide evenly by the world size and be equally long.
+    pub fn all_to_all_single<'a>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        output: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
+        let (input, result) = (input.into(), output.into());
+        let dtype = input.dtype();
+        let prepared = (|| {
+            same_dtype("output", result.dtype(), dtype)?;
+            self.divisible("input", input.numel())?;
+            self.divisible("output", result.numel())?;
+            length("output", result.numel(), input.numel(), "as long as the input")?;
+            contiguous("output", result)
+        })();
+        let result = prepared.map_err(|e| self.refuse(Operation::AllToAll, e))?;
+        let block = Counts::Equal((input.numel() / self.world_size() as usize) as u64);
+        let shape = Shape::AllToAll { send: block.clone(), recv: block };
+        let input = Input::of(&input);
+        self.run(&Spec::new(shape, Some(dtype), None), [input.bytes()], [result])
+    }
+
+    /// As [`ProcessGroup::all_to_all_single`], with blocks of `send[r]` and `recv[r]` rows (entries of the first
+    /// dimension; for a slice: elements).
+    ///
+    /// # Errors
+    /// See [`Error`]; splits must have one entry for each rank and add up to the buffer's rows.
+    pub fn all_to_all_single_with_splits<'a>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        send: &[usize],
+        output: impl Into<TensorMut<'a>>,
+        recv: &[usize],
+    ) -> Result<(), Error> {
+        let (input, result) = (input.into(), output.into());
+        let dtype = input.dtype();
+        let prepared = (|| {
+            same_dtype("output", result.dtype(), dtype)?;
+            let send = self.splits("input splits", "input", send, input.shape())?;
+            let recv = self.splits("output splits", "output", recv, result.shape())?;
+            Ok((send, recv, contiguous("output", result)?))
+        })();
+        let (send, recv, result) = prepared.map_err(|e| self.refuse(Operation::AllToAll, e))?;
+        let spec = Spec::new(Shape::AllToAll { send, recv }, Some(dtype), None);
+        let input = Input::of(&input);
+        self.run(&spec, [input.bytes()], [result])
+    }
+
+    /// Sends `data` to a rank; returns when it may be changed, which may be before it arrives. Messages with
+    /// equal destination and tag arrive in order.
+    ///
+    /// # Errors
+    /// See [`Error`]; a rank outside the group or this one is refused.
+    pub fn send<'a>(
+        &self,
+        data: impl Into<TensorRef<'a>>,
+        destination: Rank,
+        tag: u32,
+    ) -> Result<(), Error> {
+        let data = data.into();
+        let message = Message { peer: destination, tag, dtype: data.dtype() };
+        let bytes = data
+            .as_bytes()
+            .map_err(|_| self.refuse(Operation::Message, Invalid::Strided { buffer: "data" }))?;
+        self.inner.communicator.send(&message, &self.options, bytes).map_err(Error::from)
+    }
+
+    /// Receives the next message with this tag from a rank. It must have exactly the length and element
+    /// type of `data`.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::send`]; another length or element type is a mismatch on both ranks.
+    pub fn recv<'a>(
+        &self,
+        data: impl Into<TensorMut<'a>>,
+        source: Rank,
+        tag: u32,
+    ) -> Result<(), Error> {
+        let data = data.into();
+        let message = Message { peer: source, tag, dtype: data.dtype() };
+        let bytes =
+            contiguous("data", data).map_err(|reason| self.refuse(Operation::Message, reason))?;
+        self.inner.communicator.recv(&message, &self.options, bytes).map_err(Error::from)
+    }
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn barrier(&self) -> Result<(), Error> {
+        self.run(&Spec::new(Shape::Barrier, None, None), [], [])
+    }
+
+    fn list<'a, M: Into<TensorMut<'a>>>(
+        &self,
+        name: &'static str,
+        dtype: DType,
+        views: impl IntoIterator<Item = M>,
+    ) -> Check<(Vec<&'a mut [u8]>, Vec<usize>)> {
+        let views: Vec<TensorMut<'a>> = views.into_iter().map(Into::into).collect();
+        entries(name, views.len(), self.world_size() as usize)?;
+        let mut lens = Vec::with_capacity(views.len());
+        let mut bytes = Vec::with_capacity(views.len());
+        for view in views {
+            same_dtype(name, view.dtype(), dtype)?;
+            lens.push(view.numel());
+            bytes.push(contiguous(name, view)?);
+        }
+        Ok((bytes, lens))
+    }
+
+    fn input_list<'a, R: Into<TensorRef<'a>>>(
+        &self,
+        name: &'static str,
+        dtype: DType,
+        views: impl IntoIterator<Item = R>,
+    ) -> Check<(Vec<Input<'a>>, Vec<usize>)> {
+        let views: Vec<TensorRef<'a>> = views.into_iter().map(Into::into).collect();
+        entries(name, views.len(), self.world_size() as usize)?;
+        for view in &views {
+            same_dtype(name, view.dtype(), dtype)?;
+        }
+        let lens = views.iter().map(TensorRef::numel).collect();
+        Ok((views.iter().map(Input::of).collect(), lens))
+    }
+
+    pub(crate) fn divisible(&self, buffer: &'static str, found: usize) -> Check<()> {
+        let world = self.world_size() as usize;
+        if found % world == 0 {
+            return Ok(());
+        }
+        let why = "the next multiple of the world size; or pass splits";
+        Err(Invalid::Length { buffer, found, expected: found.next_multiple_of(world), why })
+    }
+
+    pub(crate) fn splits(
+        &self,
+        list: &'static str,
+        buffer: &'static str,
+        splits: &[usize],
+        shape: &[usize],
+    ) -> Check<Counts> {
+        entries(list, splits.len(), self.world_size() as usize)?;
+        let rows = shape.first().copied().unwrap_or(1);
+        length(buffer, rows, splits.iter().sum(), "rows: the sum of its splits")?;
+        let row = row_len(shape);
+        Ok(Counts::PerRank(splits.iter().map(|&rows| (rows * row) as u64).collect()))
+    }
+}
+
+/// Uneven on purpose even where all lengths are equal: the other ranks' may not be.
+pub(crate) fn per_rank(lens: &[usize]) -> Counts {
+    Counts::PerRank(lens.iter().map(|&len| len as u64).collect())
+}
+
+pub(crate) fn in_place_spec(
+    dtype: DType,
+    dims: &[usize],
+    shape: impl FnOnce(u64) -> Shape,
+    op: Option<ReduceOp>,
+) -> Spec {
+    let len = dims.iter().product::<usize>() as u64;
+    let mut spec = Spec::new(shape(len), Some(dtype), op);
+    spec.dims = dims.iter().map(|&dim| dim as u64).collect();
+    spec
+}
+
+fn no_list<T>(buffer: &'static str, list: impl IntoIterator<Item = T>) -> Check<()> {
+    match list.into_iter().next() {
+        None => Ok(()),
+        Some(_) => Err(Invalid::RootOnly { buffer, rule: "belong to the root; pass none here" }),
+    }
+}
