@@ -1,6 +1,7 @@
 //! Trees of combined contributions, each stored once.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::plan::Rank;
 
@@ -18,10 +19,38 @@ enum Node {
     Round(Expr),
 }
 
+/// Trees are looked up for every run of every reduction, and nobody chooses them to collide.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+}
+
 /// All trees of a run.
 pub(super) struct Exprs {
     nodes: Vec<Node>,
-    numbers: HashMap<Node, Expr>,
+    numbers: HashMap<Node, Expr, BuildHasherDefault<Mix>>,
     /// Whose contributions a tree holds: `words` words for each.
     members: Vec<u64>,
     words: usize,
@@ -31,8 +60,13 @@ pub(super) struct Exprs {
 impl Exprs {
     pub(super) fn new(world: u32) -> Self {
         let words = world.div_ceil(64) as usize;
-        let mut exprs =
-            Self { nodes: Vec::new(), numbers: HashMap::new(), members: Vec::new(), words, world };
+        let mut exprs = Self {
+            nodes: Vec::new(),
+            numbers: HashMap::default(),
+            members: Vec::new(),
+            words,
+            world,
+        };
         for rank in 0..world {
             let mut members = vec![0; words];
             members[rank as usize / 64] = 1 << (rank % 64);

@@ -92,7 +92,8 @@ pub(super) fn examine(plan: &Plan, ended: &[(u32, u32)]) -> Result<(), Defect> {
     if lanes < 2 {
         return Ok(());
     }
-    let index = |lane: usize, step: usize| plan.lanes[lane].steps.range().start + step;
+    let starts: SmallVec<[usize; 8]> = plan.lanes.iter().map(|l| l.steps.range().start).collect();
+    let index = |lane: usize, step: usize| starts[lane] + step;
     // For each step and lane: how many of the lane's steps have surely ended when the step begins.
     let mut before = vec![0_u32; plan.steps.len() * lanes];
     for &(lane, step) in ended {

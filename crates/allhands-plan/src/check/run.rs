@@ -232,7 +232,9 @@ impl<'a> Machine<'a> {
         state.ended += 1;
         state.active = false;
         self.ended[rank.index()].push((lane, number));
-        self.ready.extend((0..plan.lanes.len() as u32).map(|lane| (rank, lane)));
+        let lanes = self.lanes[rank.index()].iter().zip(&plan.lanes);
+        let waiting = lanes.enumerate().filter(|(_, (s, l))| !s.active && s.ended < l.steps.len);
+        self.ready.extend(waiting.map(|(lane, _)| (rank, lane as u32)));
         Ok(())
     }
 
