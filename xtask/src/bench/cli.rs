@@ -389,4 +389,17 @@ mod tests {
         assert_eq!(lines.iter().map(|a| a.ranks).collect::<Vec<_>>(), [2, 4]);
         assert_eq!(lines[0].op, [Operation::AllReduce]);
     }
+
+    #[test]
+    fn every_definition_in_the_repository_can_be_run() {
+        let folder = crate::bench::machine::workspace().join("benches/definitions");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for args in Args::lines(&text).unwrap() {
+                seen += args.settings().unwrap().cells.len();
+            }
+        }
+        assert!(seen > 50, "only {seen} cells");
+    }
 }

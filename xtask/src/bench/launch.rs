@@ -48,7 +48,6 @@ pub struct System {
     ranks: Vec<UnixStream>,
     events: Receiver<(u32, Event)>,
     words: Words,
-    _folder: tempfile::TempDir,
 }
 
 #[derive(Debug)]
@@ -106,7 +105,6 @@ impl System {
             ranks: Vec::new(),
             events,
             words: Words::default(),
-            _folder: folder,
         };
         for mut command in spec.processes {
             let mut child = command
@@ -125,6 +123,8 @@ impl System {
             system.children.push(child);
         }
         system.welcome(&listener, world, deadline, &sender)?;
+        // Everybody is here: the path can go, so that not even a killed driver leaves it behind.
+        folder.close().context("cannot remove the control socket's folder")?;
         Ok(system)
     }
 

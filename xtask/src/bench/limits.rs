@@ -184,11 +184,16 @@ impl Probe {
 /// # Errors
 /// A process died or did not answer in time.
 pub fn measure(system: &mut System, world: u32, rounds: u32, effort: Effort) -> Result<Vec<Limit>> {
-    pair_up(system, world.max(2) & !1)?;
     let probes = Probe::all(world);
+    let ranks = world.max(2) & !1;
+    for _ in &probes {
+        pair_up(system, ranks)?;
+    }
     let mut values = vec![Vec::new(); probes.len()];
     for _ in 0..rounds {
-        for (probe, values) in probes.iter().zip(&mut values) {
+        for (at, (probe, values)) in probes.iter().zip(&mut values).enumerate() {
+            let own: Vec<_> = (0..ranks).map(|rank| (rank, format!("use {at}"))).collect();
+            system.ask_each(&own, PATIENCE)?;
             let (lines, payload) = probe.commands(effort);
             let mut slowest = 0;
             for reply in system.ask_each(&lines, PATIENCE)? {
@@ -209,7 +214,7 @@ pub fn measure(system: &mut System, world: u32, rounds: u32, effort: Effort) -> 
     Ok(limits.collect())
 }
 
-/// Connects ranks 2k and 2k+1.
+/// Connects ranks 2k and 2k+1 once more.
 fn pair_up(system: &mut System, ranks: u32) -> Result<()> {
     for even in (0..ranks).step_by(2) {
         let port = match system.ask_each(&[(even, "listen".into())], PATIENCE)?.first() {

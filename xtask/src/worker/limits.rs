@@ -25,7 +25,7 @@ pub fn serve(control: &Control, rank: u32) -> Result<()> {
     pin(rank);
     let what = format!("limits {}", env!("CARGO_PKG_VERSION"));
     control.reply(&Reply::Hello { rank, pid: std::process::id(), what })?;
-    let mut place = Limits { rank, listener: None, pair: None };
+    let mut place = Limits { rank, listener: None, pairs: Vec::new(), used: 0 };
     while let Some(line) = control.next()? {
         control.answer(place.command(&line))?;
     }
@@ -41,10 +41,13 @@ fn pin(rank: u32) {
     let _ = sched_setaffinity(None, &set);
 }
 
+/// A process with a connection for each kind of measurement: the kernel's congestion control
+/// remembers how a connection was used, and would carry that over.
 struct Limits {
     rank: u32,
     listener: Option<TcpListener>,
-    pair: Option<TcpStream>,
+    pairs: Vec<TcpStream>,
+    used: usize,
 }
 
 impl Limits {
@@ -63,6 +66,10 @@ impl Limits {
             }
             ["connect", port] => {
                 self.connected(TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse()?))?)
+            }
+            ["use", at] => {
+                self.used = at.parse()?;
+                self.pair().map(|_| Reply::Ready)
             }
             ["memcpy", bytes, iterations, company] => {
                 let from = touched(bytes.parse()?);
@@ -88,12 +95,12 @@ impl Limits {
 
     fn connected(&mut self, stream: TcpStream) -> Result<Reply> {
         stream.set_nodelay(true)?;
-        self.pair = Some(stream);
+        self.pairs.push(stream);
         Ok(Reply::Ready)
     }
 
     fn pair(&self) -> Result<&TcpStream> {
-        self.pair.as_ref().context("no partner is connected")
+        self.pairs.get(self.used).context("no partner is connected")
     }
 
     /// Both of a pair leave at about the same time.
@@ -234,8 +241,8 @@ mod tests {
     use super::*;
 
     fn pair() -> [Limits; 2] {
-        let mut even = Limits { rank: 0, listener: None, pair: None };
-        let mut odd = Limits { rank: 1, listener: None, pair: None };
+        let mut even = Limits { rank: 0, listener: None, pairs: Vec::new(), used: 0 };
+        let mut odd = Limits { rank: 1, listener: None, pairs: Vec::new(), used: 0 };
         let Reply::Port(port) = even.command("listen").unwrap() else { panic!() };
         odd.command(&format!("connect {port}")).unwrap();
         even.command("accept").unwrap();
@@ -245,6 +252,7 @@ mod tests {
     #[test]
     fn every_probe_ends_on_both_sides() {
         let mut both = pair();
+        assert_eq!(both[0].command("use 0").unwrap(), Reply::Ready);
         for line in [
             "memcpy 65536 3 alone",
             "memcpy 65536 3 paired",
@@ -265,8 +273,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let mut alone = Limits { rank: 0, listener: None, pair: None };
-        for line in ["accept", "pingpong 4 1", "stream jump 1 1", "memcpy x 1 alone", "dance"] {
+        let mut alone = Limits { rank: 0, listener: None, pairs: Vec::new(), used: 0 };
+        for line in
+            ["accept", "use 0", "pingpong 4 1", "stream jump 1 1", "memcpy x 1 alone", "dance"]
+        {
             assert!(alone.command(line).is_err(), "{line}");
         }
     }
