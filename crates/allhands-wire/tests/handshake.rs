@@ -245,7 +245,7 @@ fn a_responder_without_the_key_is_noticed() {
 
 #[test]
 fn another_member_at_a_stale_address_is_noticed() {
-    // The responder is a peer 2 that grants what was meant for peer 0: a broken program.
+    // Peer 2 listens where peer 0 once did.
     let two = Identity { me: Peer(2), ..listener() };
     let (heard, _) = run(initiator(), Responder::new(&KEY, &two, Nonce([1; 16])), None);
     let expected = Reject::NotMember { src: 1, dst: 0 };
@@ -384,32 +384,85 @@ fn a_key_shows_nothing_and_reads_only_hex() {
     assert_eq!(JobKey::from_hex(&"g".repeat(64)), Err(KeyError::Digit));
 }
 
-/// The proofs once more, computed with nothing but the SHA-256 function.
+/// The documented proof under [`KEY`], computed with nothing but the SHA-256 function.
+fn prove(role: u8, transcript: &[&[u8]]) -> [u8; 32] {
+    use sha2::{Digest, Sha256};
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block[..32].iter_mut().for_each(|byte| *byte ^= 7);
+        block
+    };
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(b"allhands handshake 1");
+    let inner = transcript
+        .iter()
+        .fold(inner.chain_update([role]), |hash, part| hash.chain_update(part))
+        .finalize();
+    Sha256::new().chain_update(pad(0x5C)).chain_update(inner).finalize().into()
+}
+
 #[test]
 fn proofs_are_the_documented_ones() {
-    use sha2::{Digest, Sha256};
-    let hmac = |parts: &[&[u8]]| -> [u8; 32] {
-        let pad = |with: u8| {
-            let mut block = [with; 64];
-            block[..32].iter_mut().for_each(|byte| *byte ^= 7);
-            block
-        };
-        let inner = parts
-            .iter()
-            .fold(Sha256::new().chain_update(pad(0x36)), |hash, part| hash.chain_update(part));
-        Sha256::new().chain_update(pad(0x5C)).chain_update(inner.finalize()).finalize().into()
-    };
     let (mut initiator, mut responder) = (initiator(), responder());
     let greeting = responder.poll_output().to_vec();
     let hello = proven_hello(&mut initiator, &mut responder);
-    let label = b"allhands handshake 1";
-    let expected = hmac(&[label, &[1], &greeting, &hello[..HELLO_LEN]]);
-    assert_eq!(hello[HELLO_LEN..], expected);
+    assert_eq!(hello[HELLO_LEN..], prove(1, &[&greeting, &hello[..HELLO_LEN]]));
     responder.handle_bytes(&hello);
     responder.decide().expect("the proof is in").grant();
     let verdict = take_from_responder(&mut responder);
     let (body, proof) = verdict.split_at(VERDICT_LEN - 32);
-    assert_eq!(proof, hmac(&[label, &[2], &greeting, &hello, body]));
+    assert_eq!(proof, prove(2, &[&greeting, &hello, body]));
+}
+
+/// A member with the key, but broken: what it says must still make sense.
+#[test]
+fn a_proof_does_not_excuse_nonsense() {
+    for (at, value, field) in [
+        (8, 9, "purpose"),
+        (9, LANES_MAX, "purpose"),
+        (10, 0, "lanes"),
+        (10, LANES_MAX + 1, "lanes"),
+        (11, 1, "reserved bytes"),
+        (72, 1, "reserved bytes"),
+        (95, 1, "reserved bytes"),
+    ] {
+        let (mut initiator, mut responder) = (initiator(), responder());
+        let greeting = responder.poll_output().to_vec();
+        let mut hello = proven_hello(&mut initiator, &mut responder);
+        hello[at] = value;
+        let proof = prove(1, &[&greeting, &hello[..HELLO_LEN]]);
+        hello[HELLO_LEN..].copy_from_slice(&proof);
+        responder.handle_bytes(&hello);
+        assert!(responder.decide().is_none());
+        let malformed = HandshakeError::Malformed { field };
+        assert_eq!(responder.state(), HandshakeState::Failed(malformed), "byte {at}");
+    }
+    let mut greeting = responder().poll_output().to_vec();
+    greeting[31] = 1;
+    let mut initiator = initiator();
+    initiator.handle_bytes(&greeting);
+    let malformed = HandshakeError::Malformed { field: "reserved bytes" };
+    assert_eq!(initiator.state(), HandshakeState::Failed(malformed));
+}
+
+/// A grant that is proved, but speaks of another connection than the one that was dialled.
+#[test]
+fn a_proved_grant_must_be_for_this_connection() {
+    // Purpose, lane, lanes, epoch, source, destination, world, job, nonce.
+    for at in [9, 10, 12, 16, 20, 24, 40, 56] {
+        let (mut initiator, mut responder) = (initiator(), responder());
+        let greeting = responder.poll_output().to_vec();
+        let hello = proven_hello(&mut initiator, &mut responder);
+        responder.handle_bytes(&hello);
+        responder.decide().expect("the proof is in").grant();
+        let mut verdict = take_from_responder(&mut responder);
+        verdict[at] ^= 1;
+        let proof = prove(2, &[&greeting, &hello, &verdict[..VERDICT_LEN - 32]]);
+        verdict[VERDICT_LEN - 32..].copy_from_slice(&proof);
+        initiator.handle_bytes(&verdict);
+        let found = Peer(u32::from(at == 16));
+        let wrong = HandshakeError::WrongPeer { dialled: Peer(0), found };
+        assert_eq!(initiator.state(), HandshakeState::Failed(wrong), "byte {at}");
+    }
 }
 
 /// Moves bytes in pieces of these sizes until neither side has any.

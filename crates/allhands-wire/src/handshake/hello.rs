@@ -297,6 +297,11 @@ impl<const N: usize> Outbox<N> {
         &self.bytes[self.sent..self.len]
     }
 
+    /// Everything that was pushed, sent or not.
+    pub(super) fn all(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     pub(super) fn sent(&mut self, bytes: usize) {
         self.sent = (self.sent + bytes).min(self.len);
     }

@@ -14,7 +14,6 @@ pub struct Initiator {
     key: JobKey,
     hello: Hello,
     greeting: Inbox<GREETING_LEN>,
-    sent: [u8; PROVEN_HELLO_LEN],
     verdict: Inbox<VERDICT_LEN>,
     out: Outbox<PROVEN_HELLO_LEN>,
     state: HandshakeState,
@@ -27,7 +26,6 @@ impl Initiator {
             key: key.clone(),
             hello: Hello::new(who, peer, purpose, nonce),
             greeting: Inbox::new(),
-            sent: [0; PROVEN_HELLO_LEN],
             verdict: Inbox::new(),
             out: Outbox::new(),
             state: HandshakeState::Working,
@@ -81,9 +79,8 @@ impl Initiator {
         check_greeting(greeting)?;
         let hello = self.hello.encode(Stage::Hello);
         let proof = self.key.prove(Role::Initiator, &[greeting, &hello]);
-        self.sent[..HELLO_LEN].copy_from_slice(&hello);
-        self.sent[HELLO_LEN..].copy_from_slice(&proof);
-        self.out.push(&self.sent);
+        self.out.push(&hello);
+        self.out.push(&proof);
         Ok(())
     }
 
@@ -101,7 +98,7 @@ impl Initiator {
         {
             return Err(HandshakeError::Rejected(reject));
         }
-        if !self.key.verify(Role::Responder, &[greeting, &self.sent, body], proof) {
+        if !self.key.verify(Role::Responder, &[greeting, self.out.all(), body], proof) {
             return Err(HandshakeError::Unproven);
         }
         if let Some(reject) = reject {

@@ -57,7 +57,7 @@ pub enum HandshakeError {
         theirs: u8,
     },
     /// A field holds what no sender writes.
-    #[error("handshake message with an impossible {field}")]
+    #[error("handshake message with impossible {field}")]
     Malformed {
         /// The field.
         field: &'static str,
