@@ -1,5 +1,4 @@
-//! Rendezvous stores: HashStore, FileStore, PrefixStore and TcpStore in PyTorch's wire format.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod auth;

@@ -369,11 +369,11 @@ fn one_of_several_wins_a_compare_set() {
             let key = format!("leader/{round}");
             let winners = AtomicU32::new(0);
             std::thread::scope(|threads| {
-                for index in 0..stores.len() {
+                for (index, store) in stores.iter().enumerate() {
                     let (key, winners) = (&key, &winners);
                     threads.spawn(move || {
                         let own = index.to_string().into_bytes();
-                        let winner = stores[index].compare_set(key, b"", &own).expect("swap");
+                        let winner = store.compare_set(key, b"", &own).expect("swap");
                         if winner == own {
                             winners.fetch_add(1, Ordering::Relaxed);
                         }

@@ -19,6 +19,8 @@ mod core;
 mod driver;
 mod outbox;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{ConnId, Core, CoreConfig, OUTPUT_PAUSE, Violation};
 
