@@ -3,8 +3,8 @@
 //! The same plans that move bytes are run against a clock, so there is no formula for any algorithm and
 //! nothing to keep in step with the builders. The network is described by a few figures ([`Network`]):
 //!
-//! - A message occupies its sender's port for `overhead + n · beta`, and its receiver's port for
-//!   `n · beta` from when its first byte is there, `alpha` after it left, and its receive is active.
+//! - A message occupies its sender's port for `overhead + n · beta`, and its receiver's port for as long
+//!   from when its first byte is there, `alpha` after it left, and its receive is active.
 //!   Ports are full duplex; messages wait for a port in the order in which they came. Bytes arrive while
 //!   later ones still leave (cut-through).
 //! - Combining k operands of n bytes with a further one, or copying, takes `k · n · gamma` of the rank's

@@ -34,7 +34,7 @@ pub struct Network {
     pub beta: f64,
     /// Seconds a byte to combine one more operand, or to copy.
     pub gamma: f64,
-    /// Seconds that a message occupies its sender's port besides its bytes.
+    /// Seconds that a message occupies its sender's and its receiver's port besides its bytes.
     pub overhead: f64,
     /// When reductions run.
     pub overlap: Overlap,

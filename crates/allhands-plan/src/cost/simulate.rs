@@ -344,9 +344,10 @@ impl<'a> Simulation<'a> {
     fn enter(&mut self, number: u32) {
         let flight = &mut self.flights[number as usize];
         let port = &mut self.ports[flight.dst as usize];
-        flight.first = flight.first.max(self.now).max(port.ingress_free);
+        let begins = flight.first.max(self.now).max(port.ingress_free);
+        flight.first = begins + self.network.overhead;
         port.ingress_free = flight.first + flight.bytes * self.network.beta;
-        let last = port.ingress_free.max(flight.passed);
+        let last = port.ingress_free.max(flight.passed + self.network.overhead);
         self.at(last, Event::Arrived(number));
     }
 

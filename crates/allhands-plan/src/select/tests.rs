@@ -112,6 +112,65 @@ fn bound(network: &Network, world: u32, bytes: u64) -> f64 {
     few_bytes.min(rounds * network.alpha + rounds * transfer)
 }
 
+fn seconds(shape: &Shape, algorithm: Algorithm, world: u32, network: &Network) -> f64 {
+    modelled_time(shape, algorithm, world, 4, network).unwrap()
+}
+
+/// Shapes of `elements` in all, cut evenly.
+fn even(world: u32, elements: u64) -> Vec<Shape> {
+    let root = Rank(0);
+    let counts = Counts::Equal(elements / u64::from(world));
+    vec![
+        Shape::AllReduce { len: elements },
+        Shape::Broadcast { len: elements, root },
+        Shape::Reduce { len: elements, root },
+        Shape::AllGather { counts: counts.clone(), own: Own::Input },
+        Shape::Gather { counts: counts.clone(), root },
+        Shape::Scatter { counts: counts.clone(), root },
+        Shape::ReduceScatter { counts: counts.clone() },
+        Shape::AllToAll { send: counts.clone(), recv: counts },
+        Shape::Barrier,
+    ]
+}
+
+#[test]
+fn the_network_table_is_never_far_from_the_best() {
+    let networks = [
+        Network { overhead: 3e-6, ..Network::hundred_gigabit().overlapped() },
+        Network { overhead: 1e-6, ..Network::cluster().overlapped() },
+    ];
+    let table = Table::network();
+    let (mut sum, mut cells) = (0.0, 0);
+    for network in &networks {
+        for world in [2, 3, 4, 6, 8, 12, 16, 33] {
+            for elements in [64, 4 << 10, 256 << 10, 6 << 20] {
+                for shape in even(world, elements) {
+                    let chosen =
+                        select(&shape, world, 4, Precision::Exact, Determinism::Fixed, &table);
+                    let time = seconds(&shape, chosen, world, network);
+                    let (best, least) = Algorithm::ALL
+                        .into_iter()
+                        .filter(|a| a.supports(&shape, world))
+                        .map(|a| (a, seconds(&shape, a, world, network)))
+                        .min_by(|a, b| a.1.total_cmp(&b.1))
+                        .unwrap();
+                    let ratio = time / least;
+                    assert!(
+                        ratio < 2.0,
+                        "{chosen} takes {ratio:.2} times as long as {best} for {} of {elements} \
+                         elements among {world}",
+                        shape.name()
+                    );
+                    sum += ratio;
+                    cells += 1;
+                }
+            }
+        }
+    }
+    let mean = sum / f64::from(cells);
+    assert!(mean < 1.15, "{mean:.3} times the best on average over {cells} cells");
+}
+
 fn modelled(table: &Table, network: &Network, world: u32, bytes: u64) -> (Algorithm, f64) {
     let shape = Shape::AllReduce { len: bytes / 4 };
     let algorithm = select(&shape, world, 4, Precision::Exact, Determinism::Fixed, table);
