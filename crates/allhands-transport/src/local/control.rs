@@ -157,9 +157,9 @@ impl Control for LocalControl {
         handler: &mut dyn FnMut(ControlEvent<'_>),
     ) -> usize {
         let bell = Arc::clone(self.exchange.bell(self.me));
-        bell.silence();
+        let woken = bell.silence();
         let events = self.sweep(handler);
-        if events > 0 || timeout == Some(Duration::ZERO) {
+        if events > 0 || woken || timeout == Some(Duration::ZERO) {
             return events;
         }
         bell.wait(timeout);

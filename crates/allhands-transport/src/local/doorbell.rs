@@ -25,9 +25,10 @@ impl Doorbell {
         }
     }
 
-    /// Forgets earlier rings; call before looking at what they announced.
-    pub(super) fn silence(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+    /// Consumes an earlier ring, and says whether there was one; call before looking at what it
+    /// announced.
+    pub(super) fn silence(&self) -> bool {
+        self.rung.swap(false, Ordering::SeqCst)
     }
 
     /// Sleeps until a ring or the timeout, and consumes the ring.

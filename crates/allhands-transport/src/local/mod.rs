@@ -239,9 +239,9 @@ impl Links for LocalLinks {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, port: &mut dyn Port) -> usize {
-        self.bell.silence();
+        let woken = self.bell.silence();
         let served = self.sweep(port);
-        if served > 0 || timeout == Some(Duration::ZERO) {
+        if served > 0 || woken || timeout == Some(Duration::ZERO) {
             return served;
         }
         self.bell.wait(timeout);

@@ -100,6 +100,8 @@ struct Link {
     unwritten: bool,
     /// The peer's end was seen, so a short read is not the last.
     hung_up: bool,
+    /// What the system reported before it said that nothing is left to read.
+    failure: Option<Closed>,
     /// In `Core::revisit`.
     listed: bool,
     tx: Cursor,
@@ -185,6 +187,7 @@ impl TcpLinks {
                 unread: false,
                 unwritten: false,
                 hung_up: false,
+                failure: None,
                 listed: false,
                 tx: cursor,
                 rx: cursor,
@@ -419,6 +422,7 @@ impl Core {
     /// A write failed, or the system reports an error. What the peer sent before still counts.
     fn fail(&mut self, index: usize, error: &io::Error, port: &mut dyn Port) {
         self.links[index].hung_up = true;
+        self.links[index].failure.get_or_insert(Closed::of(error));
         loop {
             let bytes = self.read(index, port);
             if self.links[index].state == State::Closed {
@@ -433,8 +437,9 @@ impl Core {
 
     /// The peer's stream has ended.
     fn peer_done(&mut self, index: usize, port: &mut dyn Port) {
-        match (self.mode, self.links[index].state) {
-            (Mode::ShuttingDown, State::Open) => self.links[index].state = State::PeerDone,
+        match (self.mode, self.links[index].state, self.links[index].failure) {
+            (_, _, Some(cause)) => self.close(index, cause, port),
+            (Mode::ShuttingDown, State::Open, None) => self.links[index].state = State::PeerDone,
             _ => self.close(index, Closed::Eof, port),
         }
     }

@@ -50,6 +50,8 @@ struct Traffic {
     incoming: Vec<u8>,
     closed: Option<Closed>,
     window: Vec<u8>,
+    /// Length of the last window.
+    offered: usize,
 }
 
 /// A port that sends from queues in pieces of any size and offers windows of any size.
@@ -111,15 +113,15 @@ impl Port for Recorder {
     fn window(&mut self, peer: Peer) -> &mut [u8] {
         let len = self.random.below(self.window_max + 1);
         let traffic = &mut self.traffic[peer.index()];
-        traffic.window.clear();
-        traffic.window.resize(len, 0xEE);
-        &mut traffic.window
+        traffic.window.resize(self.window_max, 0xEE);
+        traffic.offered = len;
+        &mut traffic.window[..len]
     }
 
     fn filled(&mut self, peer: Peer, bytes: usize) {
         let traffic = &mut self.traffic[peer.index()];
         assert!(traffic.closed.is_none(), "bytes after the end");
-        assert!(bytes > 0 && bytes <= traffic.window.len(), "{bytes} of a smaller window");
+        assert!(bytes > 0 && bytes <= traffic.offered, "{bytes} of a smaller window");
         traffic.incoming.extend_from_slice(&traffic.window[..bytes]);
     }
 
