@@ -120,7 +120,7 @@ fn control() -> std::io::Result<()> {
     // Padding the text makes the first report's length a multiple of four, where it can be cut.
     let mut padded = Report::new(Cause::Timeout, Peer(0), [Peer(1)]);
     let mut buffer = [0; allhands_wire::REPORT_MAX];
-    while padded.encode(&mut buffer).len() % 4 != 0 {
+    while !padded.encode(&mut buffer).len().is_multiple_of(4) {
         padded.text = Text::new(&format!("{}x", padded.text));
     }
     let first = padded.encode(&mut buffer);
