@@ -1,12 +1,25 @@
-//! Dtypes, dense tensors, reduction kernels and the device trait of allhands.
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+pub mod device;
+#[allow(unsafe_code, reason = "carries borrows across threads")]
 pub mod lend;
+#[cfg(feature = "ndarray")]
+#[allow(unsafe_code, reason = "views of foreign arrays")]
+pub mod nd;
 
 mod dtype;
 mod error;
+#[allow(unsafe_code, reason = "vector instructions and unaligned loads")]
 mod kernel;
 mod op;
+#[allow(unsafe_code, reason = "owns and borrows raw memory")]
 mod tensor;
 
+pub use device::{
+    Device, DeviceError, HostDevice, HostEvent, HostMemory, HostQueue, HostSlot, HostTransfer,
+    Progress, Transfer, check_copy,
+};
 pub use dtype::{Bool, DType, Element};
 pub use error::{TensorError, UnsupportedReduction};
 pub use half::{bf16, f16};

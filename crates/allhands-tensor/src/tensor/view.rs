@@ -179,6 +179,20 @@ impl<'a> TensorRef<'a> {
         Ok(bytemuck::cast_slice(self.as_bytes()?))
     }
 
+    /// The elements of a view without gaps, in the order in which they lie in memory.
+    #[cfg(feature = "ndarray")]
+    pub(crate) fn elements<T: Element>(&self) -> Result<&'a [T], TensorError> {
+        self.layout.require_dtype(T::DTYPE)?;
+        Ok(bytemuck::cast_slice(self.dense_bytes()?))
+    }
+
+    /// What to say where gaps or an order of dimensions are in the way.
+    #[cfg(feature = "ndarray")]
+    pub(crate) fn not_contiguous(&self) -> TensorError {
+        let (shape, strides) = (self.shape().to_vec(), self.strides().to_vec());
+        TensorError::NotContiguous { shape, strides }
+    }
+
     /// The elements, in row-major order.
     ///
     /// # Errors
@@ -329,6 +343,13 @@ impl<'a> TensorMut<'a> {
         self.layout.require_dtype(T::DTYPE)?;
         // Each constructor has seen that the start is aligned for the dtype.
         Ok(bytemuck::cast_slice_mut(self.as_bytes_mut()?))
+    }
+
+    /// The elements of a view without gaps, in the order in which they lie in memory.
+    #[cfg(feature = "ndarray")]
+    pub(crate) fn elements_mut<T: Element>(&mut self) -> Result<&mut [T], TensorError> {
+        self.layout.require_dtype(T::DTYPE)?;
+        Ok(bytemuck::cast_slice_mut(self.dense_bytes_mut()?))
     }
 
     /// Copies all elements of `source`.
