@@ -13,6 +13,7 @@ mod build;
 mod builder;
 mod check;
 mod cost;
+mod draw;
 mod error;
 mod gather;
 mod pat;
@@ -22,11 +23,13 @@ mod reduce_scatter;
 mod rounds;
 mod select;
 mod shape;
+mod text;
 mod tree;
 
 pub use algorithm::Algorithm;
 pub use check::{At, Defect, Proof, Stuck, check};
 pub use cost::{Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, model, modelled_time};
+pub use draw::{Description, MESSAGES_DRAWN_MAX, RANKS_DRAWN_MAX, describe, draw};
 pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,

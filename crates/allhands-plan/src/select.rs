@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use crate::algorithm::Algorithm;
-use crate::plan::Order;
+use crate::plan::{Order, Rank};
 use crate::reduce;
-use crate::shape::{Counts, Shape};
+use crate::shape::{Counts, Own, Shape};
 
 /// What the results of a reduction must have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,6 +81,46 @@ impl Collective {
             Shape::ReduceScatter { .. } => Self::ReduceScatter,
             Shape::AllToAll { .. } => Self::AllToAll,
             Shape::Barrier => Self::Barrier,
+        }
+    }
+
+    /// Its name, as [`Shape::name`] has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AllReduce => "all_reduce",
+            Self::Broadcast => "broadcast",
+            Self::Reduce => "reduce",
+            Self::AllGather => "all_gather",
+            Self::Gather => "gather",
+            Self::Scatter => "scatter",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::AllToAll => "all_to_all",
+            Self::Barrier => "barrier",
+        }
+    }
+
+    /// The collective of that name, whether its words are joined by `_`, by `-` or not at all.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let plain = |name: &str| name.replace(['_', '-'], "");
+        Self::ALL.into_iter().find(|collective| plain(collective.name()) == plain(name))
+    }
+
+    /// A shape of this kind: `len` elements are reduced or broadcast, or make each rank's block.
+    #[must_use]
+    pub const fn shape(self, len: u64, root: Rank) -> Shape {
+        let counts = Counts::Equal(len);
+        match self {
+            Self::AllReduce => Shape::AllReduce { len },
+            Self::Broadcast => Shape::Broadcast { len, root },
+            Self::Reduce => Shape::Reduce { len, root },
+            Self::AllGather => Shape::AllGather { counts, own: Own::Input },
+            Self::Gather => Shape::Gather { counts, root },
+            Self::Scatter => Shape::Scatter { counts, root },
+            Self::ReduceScatter => Shape::ReduceScatter { counts },
+            Self::AllToAll => Shape::AllToAll { send: counts, recv: Counts::Equal(len) },
+            Self::Barrier => Shape::Barrier,
         }
     }
 

@@ -135,6 +135,22 @@ impl Shape {
         }
     }
 
+    /// The root, if the collective has one.
+    #[must_use]
+    pub const fn root(&self) -> Option<Rank> {
+        match self {
+            Self::Broadcast { root, .. }
+            | Self::Reduce { root, .. }
+            | Self::Gather { root, .. }
+            | Self::Scatter { root, .. } => Some(*root),
+            Self::AllReduce { .. }
+            | Self::AllGather { .. }
+            | Self::ReduceScatter { .. }
+            | Self::AllToAll { .. }
+            | Self::Barrier => None,
+        }
+    }
+
     /// Elements of `Input` and of `Data` on `rank`.
     #[must_use]
     pub fn lens(&self, world: u32, rank: Rank) -> (u64, u64) {

@@ -139,5 +139,23 @@ pub fn modelled_time(
     model(shape, algorithm, world, elem_size, network).map(|modelled| modelled.seconds)
 }
 
+/// A message, and the round in which it travels if every message takes one.
+pub(crate) struct Hop {
+    pub(crate) round: u32,
+    pub(crate) src: u32,
+    pub(crate) dst: u32,
+    pub(crate) slot: u32,
+}
+
+/// The messages of these plans in rounds, on a network where only latency counts.
+pub(crate) fn hops(plans: &[Plan]) -> Vec<Hop> {
+    let mut program = Program::default();
+    for plan in plans {
+        program.add(plan, 0);
+    }
+    let network = Network { alpha: 1.0, gamma: 0.0, ..Network::flat(1.0, 1.0) };
+    Simulation::new(&program, &network).hops()
+}
+
 #[cfg(test)]
 mod tests;

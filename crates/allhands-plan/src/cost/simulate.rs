@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
+use super::Hop;
 use super::network::{Fabric, Network, Overlap};
 use super::program::{Kind, Program};
 use super::symmetry::Symmetry;
@@ -110,6 +111,8 @@ pub(super) struct Simulation<'a> {
     events: BinaryHeap<Timed>,
     number: u64,
     now: f64,
+    /// Messages as they arrive, if anyone asks.
+    log: Option<Vec<Hop>>,
 }
 
 impl<'a> Simulation<'a> {
@@ -149,11 +152,25 @@ impl<'a> Simulation<'a> {
             events: BinaryHeap::new(),
             number: 0,
             now: 0.0,
+            log: None,
         }
     }
 
     /// Runs to the end; seconds. Plans that cannot end, which the checker rejects, take forever.
     pub(super) fn run(mut self) -> f64 {
+        self.play();
+        let ended = self.lanes.iter().zip(&self.program.lanes).all(|(l, run)| l.done == run.len);
+        if ended { self.now } else { f64::INFINITY }
+    }
+
+    /// Runs to the end; all messages, in rounds of one second.
+    pub(super) fn hops(mut self) -> Vec<Hop> {
+        self.log = Some(Vec::new());
+        self.play();
+        self.log.unwrap_or_default()
+    }
+
+    fn play(&mut self) {
         for rank in 0..self.program.ranks.len() as u32 {
             self.advance(rank);
         }
@@ -173,8 +190,6 @@ impl<'a> Simulation<'a> {
                 Event::Worked { rank, lane } => self.finish(rank, lane),
             }
         }
-        let ended = self.lanes.iter().zip(&self.program.lanes).all(|(l, run)| l.done == run.len);
-        if ended { self.now } else { f64::INFINITY }
     }
 
     fn at(&mut self, at: f64, event: Event) {
@@ -354,6 +369,9 @@ impl<'a> Simulation<'a> {
     fn arrived(&mut self, flight: u32) {
         let Flight { dst, from, slot, first, .. } = self.flights[flight as usize];
         self.unused.push(flight);
+        if let Some(log) = &mut self.log {
+            log.push(Hop { round: first as u32, src: from, dst, slot });
+        }
         if let Some(Place::Awaited { lane }) = self.places.remove(&(dst, from, slot)) {
             let state = &mut self.lanes[lane as usize];
             state.first = state.first.min(first);

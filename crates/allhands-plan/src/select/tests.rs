@@ -74,6 +74,19 @@ fn plans_declare_the_orders_that_selection_counts_on() {
 }
 
 #[test]
+fn collectives_are_found_by_name() {
+    for collective in Collective::ALL {
+        let shape = collective.shape(3, Rank(1));
+        assert_eq!(Collective::of(&shape), collective);
+        assert_eq!(shape.name(), collective.name());
+        assert_eq!(Collective::from_name(collective.name()), Some(collective));
+    }
+    assert_eq!(Collective::from_name("allreduce"), Some(Collective::AllReduce));
+    assert_eq!(Collective::from_name("reduce-scatter"), Some(Collective::ReduceScatter));
+    assert_eq!(Collective::from_name("sum"), None);
+}
+
+#[test]
 fn no_row_is_hidden_by_those_above() {
     for table in [Table::tcp_loopback(), Table::network()] {
         for (number, row) in table.rows().iter().enumerate() {
