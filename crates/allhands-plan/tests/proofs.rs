@@ -199,3 +199,57 @@ fn barrier() {
     }
     tally.report("barrier", began);
 }
+
+/// The factor of α that the documentation promises.
+#[test]
+fn rounds_are_as_documented() {
+    use Algorithm as A;
+    for world in 2..=33_u32 {
+        let (floor, ceil) = (world.ilog2(), u32::BITS - (world - 1).leading_zeros());
+        let fold = if world.is_power_of_two() { 0 } else { 2 };
+        let counts = Counts::Equal(10);
+        let large = Counts::Equal(1 << 20);
+        let gather = |counts: &Counts| Shape::AllGather { counts: counts.clone(), own: Own::Input };
+        let scatter = |counts: &Counts| Shape::ReduceScatter { counts: counts.clone() };
+        let reduce = Shape::AllReduce { len: 1000 };
+        let cases = [
+            (&reduce, A::Direct, 1),
+            (&reduce, A::TwoShot, 2),
+            (&reduce, A::RecursiveDoubling, floor + fold),
+            (&reduce, A::HalvingDoubling, 2 * floor + fold),
+            (&reduce, A::Ring, 2 * (world - 1)),
+            (&reduce, A::Circulant, 2 * ceil),
+            (&gather(&counts), A::Direct, 1),
+            (&gather(&counts), A::Ring, world - 1),
+            (&gather(&counts), A::Circulant, ceil),
+            (&gather(&counts), A::Recursive, floor + fold),
+            (&gather(&counts), A::Pat, ceil),
+            (&scatter(&counts), A::Direct, 1),
+            (&scatter(&counts), A::Ring, world - 1),
+            (&scatter(&counts), A::Circulant, ceil),
+            // One tree at a time; every rank passes on one block in each step.
+            (&scatter(&large), A::Pat, world - 1),
+        ];
+        for (shape, algorithm, rounds) in cases {
+            let proof = prove(shape, algorithm, world);
+            assert_eq!(proof.rounds, rounds, "{} by {algorithm} among {world}", shape.name());
+        }
+        let detour = u32::from(world > 2);
+        let proof = prove(&scatter(&counts), A::Recursive, world);
+        assert!(
+            proof.rounds <= floor + fold / 2 + detour,
+            "recursive reduce_scatter among {world} takes {} rounds",
+            proof.rounds
+        );
+    }
+}
+
+/// Circulant moves exactly `2(P−1)/P n` elements, for every P.
+#[test]
+fn circulant_is_optimal_in_volume() {
+    for world in 1..=64_u32 {
+        let p = u64::from(world);
+        let proof = prove(&Shape::AllReduce { len: 10 * p }, Algorithm::Circulant, world);
+        assert_eq!(proof.elements, p * 2 * (p - 1) * 10, "among {world}");
+    }
+}

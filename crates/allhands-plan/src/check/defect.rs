@@ -78,6 +78,12 @@ pub enum Defect {
         /// In what.
         what: &'static str,
     },
+    /// The lanes do not divide the table of steps among them.
+    #[error("the lanes of {rank} do not follow each other through all of its steps")]
+    Lanes {
+        /// Whose plan.
+        rank: Rank,
+    },
     /// A run of table entries lies outside its table.
     #[error("{at} refers to {what} that the plan does not have")]
     Table {

@@ -12,12 +12,18 @@
 //! elements cost as much as one.
 
 mod defect;
+#[cfg(test)]
+mod execute;
 mod expr;
 mod goal;
 mod hazard;
 mod memory;
+#[cfg(test)]
+mod mutate;
 mod run;
 mod structure;
+#[cfg(test)]
+mod tests;
 
 pub use defect::{At, Defect, Stuck};
 
@@ -66,10 +72,8 @@ pub struct Proof {
 /// ```
 pub fn check(plans: &[Plan]) -> Result<Proof, Defect> {
     let messages = structure::examine(plans)?;
+    plans.iter().try_for_each(hazard::examine)?;
     let outcome = run::run(plans, &messages)?;
-    for (plan, ended) in plans.iter().zip(&outcome.ended) {
-        hazard::examine(plan, ended)?;
-    }
     let rounds = outcome.rounds;
     goal::examine(plans, outcome)?;
     Ok(Proof {

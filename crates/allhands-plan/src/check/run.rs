@@ -14,8 +14,6 @@ pub(super) struct Outcome {
     pub(super) exprs: Exprs,
     /// For each rank.
     pub(super) data: Vec<Memory>,
-    /// For each rank: its steps (lane, number in the lane) in the order in which they ended.
-    pub(super) ended: Vec<Vec<(u32, u32)>>,
     /// Messages on the longest path.
     pub(super) rounds: u32,
     /// For each rank: whose beginning it knows of. Only for barriers.
@@ -31,7 +29,6 @@ pub(super) fn run(plans: &[Plan], messages: &Messages) -> Result<Outcome, Defect
         memory: plans.iter().map(memory).collect(),
         lanes: plans.iter().map(|plan| vec![LaneState::default(); plan.lanes.len()]).collect(),
         ends: plans.iter().map(|plan| vec![End::default(); plan.steps.len()]).collect(),
-        ended: plans.iter().map(|plan| Vec::with_capacity(plan.steps.len())).collect(),
         inbox: messages.list.iter().map(|_| None).collect(),
         active: vec![[false; 2]; messages.list.len()],
         ready: Vec::new(),
@@ -49,7 +46,6 @@ pub(super) fn run(plans: &[Plan], messages: &Messages) -> Result<Outcome, Defect
     Ok(Outcome {
         exprs: machine.exprs,
         data: machine.memory.into_iter().map(|[_, data, _]| data).collect(),
-        ended: machine.ended,
         rounds,
         known,
     })
@@ -105,7 +101,6 @@ struct Machine<'a> {
     memory: Vec<[Memory; 3]>,
     lanes: Vec<Vec<LaneState>>,
     ends: Vec<Vec<End>>,
-    ended: Vec<Vec<(u32, u32)>>,
     /// Contents of messages of reductions that wait for the others.
     inbox: Vec<Option<Runs>>,
     /// For each message: whether its sender and its receiver are active.
@@ -231,7 +226,6 @@ impl<'a> Machine<'a> {
         self.ends[rank.index()][index].depth = state.latest;
         state.ended += 1;
         state.active = false;
-        self.ended[rank.index()].push((lane, number));
         let lanes = self.lanes[rank.index()].iter().zip(&plan.lanes);
         let waiting = lanes.enumerate().filter(|(_, (s, l))| !s.active && s.ended < l.steps.len);
         self.ready.extend(waiting.map(|(lane, _)| (rank, lane as u32)));

@@ -88,6 +88,16 @@ fn agree(plans: &[Plan]) -> Result<(), Defect> {
         if (plan.exact_order, plan.half_order) != (first.exact_order, first.half_order) {
             return disagree("order");
         }
+        let mut steps = 0;
+        for lane in &plan.lanes {
+            if lane.steps.start != steps {
+                return Err(Defect::Lanes { rank: plan.rank });
+            }
+            steps += lane.steps.len;
+        }
+        if plan.steps.len() != steps as usize {
+            return Err(Defect::Lanes { rank: plan.rank });
+        }
         if (plan.input_len, plan.data_len) != plan.shape.lens(plan.world, plan.rank) {
             return disagree("buffer lengths");
         }
