@@ -139,7 +139,8 @@ impl Engine {
 
     /// Hands a newly active receive what has come of its message already.
     fn take_parked(&mut self, op: &mut OpState, at: PartAt, source: Rank, slot: u32) {
-        let Some(found) = op.parked.iter().position(|p| p.source == source && p.slot == slot) else {
+        let Some(found) = op.parked.iter().position(|p| p.source == source && p.slot == slot)
+        else {
             return;
         };
         let parked = op.parked.swap_remove(found);

@@ -300,7 +300,10 @@ impl Buffers {
                     n = n.min(self.run(*span, at, n).len());
                 }
             }
-            assert!(n > 0, "a reduction past the end of a buffer: lengths are checked at submission");
+            assert!(
+                n > 0,
+                "a reduction past the end of a buffer: lengths are checked at submission"
+            );
             self.reduce_block(combine, dst.part(at, n), at, done, operands);
             done += n;
         }
@@ -352,7 +355,9 @@ impl Buffers {
                     let space = if span.buffer == others[0].0 { others[0].1 } else { others[1].1 };
                     sources.push(space.run(span.offset + at, dst.len));
                 }
-                Operand::Span(_) if listed => sources.push(copied.next().map_or(&[], Vec::as_slice)),
+                Operand::Span(_) if listed => {
+                    sources.push(copied.next().map_or(&[], Vec::as_slice))
+                }
                 Operand::Span(span) => {
                     let offset = span.offset + at;
                     if offset < dst.offset {

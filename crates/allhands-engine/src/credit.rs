@@ -45,9 +45,7 @@ impl Engine {
         let rank = group.rank_of(peer);
         let channel = group.channel_ref(message.channel);
         match (rank, channel) {
-            (Some(rank), Some(channel)) => {
-                channel.confirm[rank.0 as usize].submitted > message.seq
-            }
+            (Some(rank), Some(channel)) => channel.confirm[rank.0 as usize].submitted > message.seq,
             _ => false,
         }
     }
@@ -77,7 +75,14 @@ impl Engine {
     }
 
     /// Bytes of `rank` were consumed; credit goes back before the peer's window runs dry.
-    pub(crate) fn uncredited(&mut self, peer: Peer, group: u32, rank: Rank, channel: u32, bytes: usize) {
+    pub(crate) fn uncredited(
+        &mut self,
+        peer: Peer,
+        group: u32,
+        rank: Rank,
+        channel: u32,
+        bytes: usize,
+    ) {
         let limit = self.config.eager_window / 4;
         let Some(state) = self.group_mut(group).channel(channel) else { return };
         state.confirm[rank.0 as usize].uncredited += bytes;
@@ -102,7 +107,12 @@ impl Engine {
             }
         }
         for (channel, seq) in news {
-            self.send_small(peer, group, Kind::Credit, Header { channel, seq, ..Header::default() });
+            self.send_small(
+                peer,
+                group,
+                Kind::Credit,
+                Header { channel, seq, ..Header::default() },
+            );
         }
     }
 

@@ -242,7 +242,9 @@ impl Engine {
             match ranks.get_mut(peer.index()) {
                 Some(slot) if *slot == u32::MAX => *slot = rank as u32,
                 Some(_) => return Err(Refusal::MemberTwice { peer: *peer }),
-                None => return Err(Refusal::Outsider { peer: *peer, world: self.peers.len() as u32 }),
+                None => {
+                    return Err(Refusal::Outsider { peer: *peer, world: self.peers.len() as u32 });
+                }
             }
         }
         let rank = ranks[self.me.index()];
@@ -307,7 +309,8 @@ impl Engine {
     }
 
     pub(crate) fn keys_in_group(&self, group: u32) -> Vec<OpKey> {
-        let in_group = |slot: &Slot| slot.op.as_ref().filter(|op| op.group == group).map(|op| op.key);
+        let in_group =
+            |slot: &Slot| slot.op.as_ref().filter(|op| op.group == group).map(|op| op.key);
         self.ops.iter().filter_map(in_group).collect()
     }
 
@@ -543,7 +546,8 @@ impl Engine {
             return Err(Box::new(refused));
         }
         let key = self.new_key();
-        let span = Span { buffer: allhands_plan::Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
+        let span =
+            Span { buffer: allhands_plan::Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
         let part = Part { peer: call.peer, slot: 0, span };
         self.note_deadline(call.deadline);
         Ok(Box::new(OpState {

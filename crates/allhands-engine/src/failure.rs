@@ -21,7 +21,10 @@ use crate::outbound::POINT_CHANNEL;
 pub(crate) enum Health {
     Good,
     /// Something happened; a better explanation may come until the time is over.
-    Settling { report: Box<Report>, until: Option<Instant> },
+    Settling {
+        report: Box<Report>,
+        until: Option<Instant>,
+    },
     Failed(Arc<Report>),
 }
 
@@ -197,7 +200,13 @@ impl Engine {
         self.mismatch_of(group, rank, header, mine);
     }
 
-    pub(crate) fn mismatch_of(&mut self, group: u32, rank: Rank, header: &Header, mine: Descriptor) {
+    pub(crate) fn mismatch_of(
+        &mut self,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+        mine: Descriptor,
+    ) {
         let fingerprint = header.fingerprint;
         let theirs = Descriptor {
             op: fingerprint.op(),
@@ -230,10 +239,8 @@ impl Engine {
         mine: Descriptor,
     ) {
         let to = self.group_ref(group).rank;
-        let text = format!(
-            "{rank} sends {} bytes to {to}, which expects {expected}",
-            header.xfer_len
-        );
+        let text =
+            format!("{rank} sends {} bytes to {to}, which expects {expected}", header.xfer_len);
         self.suspect(group, rank, header, mine, mine, &text);
     }
 
@@ -373,7 +380,8 @@ impl Engine {
         for index in 0..self.peers.len() as u32 {
             let peer = Peer(index);
             if peer != self.me && !self.peers[peer.index()].closed {
-                self.controls.push_back((peer, ControlOut { address, message: Message::Ping(ping) }));
+                self.controls
+                    .push_back((peer, ControlOut { address, message: Message::Ping(ping) }));
             }
         }
     }

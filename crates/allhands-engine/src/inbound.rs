@@ -2,8 +2,7 @@
 
 use allhands_plan::Rank;
 use allhands_wire::{
-    Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, Loan, OFFSET_UNIT, PAYLOAD_MAX,
-    Peer,
+    Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, Loan, OFFSET_UNIT, PAYLOAD_MAX, Peer,
 };
 
 use crate::config::{DIRECT_MIN, FRAME_OVERHEAD};
@@ -164,10 +163,12 @@ impl Engine {
             return self.broken(peer, Violation::Unsupported { what: "payload checksums" });
         }
         let Some(group) = self.group_index(header.group, header.epoch) else {
-            return self.broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+            return self
+                .broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
         };
         let Some(rank) = self.group_ref(group).rank_of(peer) else {
-            return self.broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+            return self
+                .broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
         };
         let current = Current { header, got: 0, loan: [0; LOAN_LEN] };
         if header.payload_len > 0 {
@@ -177,7 +178,9 @@ impl Engine {
             return;
         }
         match header.kind {
-            Kind::Credit if header.channel == POINT_CHANNEL => self.point_credit(peer, group, rank, &header),
+            Kind::Credit if header.channel == POINT_CHANNEL => {
+                self.point_credit(peer, group, rank, &header)
+            }
             Kind::Credit => self.confirm(peer, group, rank, header.channel, header.seq),
             Kind::LoanReturn => self.loan_returned(peer, group, rank, &header),
             _ if header.channel == POINT_CHANNEL => {
@@ -228,7 +231,10 @@ impl Engine {
                 } else if past.is_some() {
                     self.mismatch(group, rank, header);
                 } else {
-                    self.violation(peer, Violation::TooLate { channel: header.channel, seq: header.seq });
+                    self.violation(
+                        peer,
+                        Violation::TooLate { channel: header.channel, seq: header.seq },
+                    );
                 }
                 false
             }
@@ -270,7 +276,9 @@ impl Engine {
             self.violation(peer, Violation::OutOfOrder { offset, expected: position });
             return false;
         }
-        if self.op(key).is_some_and(|op| op.receive_of(rank, header.slot).is_none()) && position == 0 {
+        if self.op(key).is_some_and(|op| op.receive_of(rank, header.slot).is_none())
+            && position == 0
+        {
             let len = header.xfer_len as usize;
             let already = self.op(key).is_some_and(|op| {
                 op.parked.iter().any(|p| p.source == rank && p.slot == header.slot)
@@ -325,7 +333,9 @@ impl Engine {
     /// Where the payload of a frame goes now. Looked up for every run of bytes, since an operation may be
     /// submitted, advance or fail while a frame is half read.
     fn place(&self, peer: Peer, header: &Header) -> Place {
-        let Some(group) = self.group_index(header.group, header.epoch) else { return Place::Nowhere };
+        let Some(group) = self.group_index(header.group, header.epoch) else {
+            return Place::Nowhere;
+        };
         let owner = self.group_ref(group);
         if matches!(owner.health, Health::Failed(_)) {
             return Place::Nowhere;
@@ -339,7 +349,8 @@ impl Engine {
         };
         let channel = &owner.channels[at];
         if header.seq >= channel.next {
-            let Ok(early) = channel.early.binary_search_by_key(&header.seq, |early| early.seq) else {
+            let Ok(early) = channel.early.binary_search_by_key(&header.seq, |early| early.seq)
+            else {
                 return Place::Nowhere;
             };
             let messages = &channel.early[early].messages;
@@ -461,7 +472,10 @@ impl Engine {
 
     fn loan_arrived(&mut self, peer: Peer, header: &Header, loan: Loan) {
         if loan.len != header.xfer_len {
-            return self.violation(peer, Violation::LoanLength { loan: loan.len, message: header.xfer_len });
+            return self.violation(
+                peer,
+                Violation::LoanLength { loan: loan.len, message: header.xfer_len },
+            );
         }
         match self.place(peer, header) {
             Place::Active(op, at) => {

@@ -28,8 +28,7 @@ impl Prepared {
         let mut receives = Vec::new();
         for step in plan.lanes().iter().flat_map(|lane| plan.steps(lane)) {
             if let Code::Recv { parts } | Code::RecvReduce { parts, .. } = &step.op {
-                receives
-                    .extend(plan.parts(parts).iter().map(|p| (p.peer, p.slot, p.span.len)));
+                receives.extend(plan.parts(parts).iter().map(|p| (p.peer, p.slot, p.span.len)));
             }
         }
         receives.sort_unstable();
@@ -226,9 +225,9 @@ impl OpState {
         match &self.body {
             Body::Send(part) | Body::Recv(part) => std::slice::from_ref(part),
             Body::Collective(prepared) => match self.step(lane).map(|step| &step.op) {
-                Some(Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. }) => {
-                    prepared.plan.parts(parts)
-                }
+                Some(
+                    Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. },
+                ) => prepared.plan.parts(parts),
                 _ => &[],
             },
         }

@@ -48,7 +48,11 @@ pub(crate) struct Message {
 #[derive(Debug)]
 pub(crate) enum Payload {
     None,
-    Operation { op: OpKey, at: PartAt, offset: usize },
+    Operation {
+        op: OpKey,
+        at: PartAt,
+        offset: usize,
+    },
     Inline([u8; LOAN_LEN]),
     /// The operation ended while its frame was half written: the stream must stay in step.
     Zeros,
@@ -101,7 +105,13 @@ impl Outbound {
     pub(crate) fn push_frame(&mut self, header: &Header, payload: Payload) {
         let len = header.payload_len as usize;
         self.framed += len;
-        self.frames.push_back(Frame { header: header.encode(), header_sent: 0, payload, len, sent: 0 });
+        self.frames.push_back(Frame {
+            header: header.encode(),
+            header_sent: 0,
+            payload,
+            len,
+            sent: 0,
+        });
     }
 
     pub(crate) fn drop_frames(&mut self, gone: impl Fn(&Frame) -> bool) {
@@ -147,7 +157,9 @@ impl Engine {
     /// Whether anything waits for any link, blocked messages included.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.peers.iter().any(|p| !p.closed && (!p.out.frames.is_empty() || !p.out.messages.is_empty()))
+        self.peers
+            .iter()
+            .any(|p| !p.closed && (!p.out.frames.is_empty() || !p.out.messages.is_empty()))
     }
 
     /// Bytes waiting for `peer`, oldest first. The link says through [`Engine::sent`] how many it took.
@@ -230,7 +242,9 @@ impl Engine {
 
     /// Frames the next piece of the first message, or moves the message to the back if it may not go on.
     fn frame_front(&mut self, peer: Peer) -> bool {
-        let Some(mut message) = self.peers[peer.index()].out.messages.pop_front() else { return false };
+        let Some(mut message) = self.peers[peer.index()].out.messages.pop_front() else {
+            return false;
+        };
         let allowed = self.allowance(peer, &message);
         let Some(allowed) = allowed else {
             self.peers[peer.index()].out.messages.push_back(message);
@@ -238,7 +252,9 @@ impl Engine {
         };
         let len = match message.loan {
             Some(_) => 0,
-            None => (message.total - message.framed).min(self.config.frame_payload).min(allowed.bytes),
+            None => {
+                (message.total - message.framed).min(self.config.frame_payload).min(allowed.bytes)
+            }
         };
         let group = self.group_ref(message.group);
         let mut header = Header {
@@ -322,7 +338,10 @@ impl Engine {
             let bytes = left.min(room) / unit * unit;
             let whole = message.total - message.framed <= left.min(room);
             if bytes > 0 || whole {
-                return Some(Allowance { bytes: if whole { usize::MAX } else { bytes }, eager: true });
+                return Some(Allowance {
+                    bytes: if whole { usize::MAX } else { bytes },
+                    eager: true,
+                });
             }
             // The window is full: announce the message without a payload, so that it can be matched.
             return (!message.announced).then_some(Allowance { bytes: 0, eager: false });

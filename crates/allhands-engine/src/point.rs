@@ -230,7 +230,8 @@ impl Engine {
             }
             return;
         }
-        if point.unexpected.len() > 2 * POINT_ANNOUNCED_MAX + self.config.eager_window / FRAME_OVERHEAD
+        if point.unexpected.len()
+            > 2 * POINT_ANNOUNCED_MAX + self.config.eager_window / FRAME_OVERHEAD
         {
             let limit = self.config.eager_window;
             return self.violation(peer, Violation::OverWindow { limit });
