@@ -16,6 +16,9 @@ pub const FILE_MAX: u64 = 1 << 30;
 const REST_MIN: Duration = Duration::from_millis(1);
 const REST_MAX: Duration = Duration::from_millis(10);
 
+/// Looking at the file may take this long even if a shorter limit is given: somebody may be writing.
+const LOCK_GRACE: Duration = Duration::from_secs(5);
+
 /// How long a store that is dropped waits for the lock.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -119,9 +122,9 @@ impl FileStore {
         limits::check_count(keys.len())?;
         let clock = Clock::start(limit);
         let mut rest = REST_MIN;
-        // Looking once takes the lock, which has the general limit.
+        let patience = || Clock::start(clock.left().unwrap_or(Duration::ZERO).max(LOCK_GRACE));
         let mut look = |log: &mut Log| Ok(attempt(log));
-        let mut found = self.transact(Access::Read, &mut look)?;
+        let mut found = self.log().transact(Access::Read, &patience(), &mut look)?;
         loop {
             if let Some(result) = found {
                 return Ok(result);
@@ -143,7 +146,7 @@ impl FileStore {
             let mut log = self.log();
             if log.grown()? {
                 rest = REST_MIN;
-                found = log.transact(Access::Read, &Clock::start(self.timeout()), &mut look)?;
+                found = log.transact(Access::Read, &patience(), &mut look)?;
             } else {
                 // Another thread of this process may have read what we wait for.
                 found = look(&mut log)?;

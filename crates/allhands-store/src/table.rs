@@ -39,7 +39,7 @@ pub(crate) fn compare(current: Option<&[u8]>, expected: &[u8]) -> Swap {
 
 /// A counter is decimal text of 64 bits.
 pub(crate) fn parse_counter(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 #[derive(Debug)]

@@ -364,6 +364,11 @@ fn what_breaks_a_rule_is_named() {
             Violation::NotACounter,
         ),
         (
+            "counter with a blank",
+            [set("/t", b" 1"), request(0x04, &[text(b"/t"), number(1)])].concat(),
+            Violation::NotACounter,
+        ),
+        (
             "append",
             [set("/l", &vec![0; VALUE_MAX]), request(0x09, &[text(b"/l"), text(b"x")])].concat(),
             Violation::ValueTooLong(1),

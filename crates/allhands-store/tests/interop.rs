@@ -252,3 +252,49 @@ fn torch_shares_our_store_file() {
     python.finish();
     assert!(!path.exists(), "the last user removes it");
 }
+
+const WORKER: &str = "ALLHANDS_STORE_TORCHRUN_WORKER";
+
+/// Not a test by itself: what `torchrun` starts in the test below.
+#[test]
+fn torchrun_worker() {
+    if std::env::var_os(WORKER).is_none() {
+        return;
+    }
+    let variable = |name: &str| std::env::var(name).expect(name);
+    assert_eq!(variable("TORCHELASTIC_USE_AGENT_STORE"), "True", "the agent serves the store");
+    let port = variable("MASTER_PORT").parse().expect("a port");
+    let master = allhands_store::Endpoint::new(variable("MASTER_ADDR"), port);
+    let store = TcpStore::connect(master, options()).expect("connects to the agent");
+    let rank: u32 = variable("RANK").parse().expect("a rank");
+    let world: u32 = variable("WORLD_SIZE").parse().expect("a world size");
+    store.set(&format!("rank/{rank}"), rank.to_string().as_bytes()).expect("set");
+    for other in 0..world {
+        let value = store.get(&format!("rank/{other}")).expect("get");
+        assert_eq!(value, other.to_string().as_bytes());
+    }
+    store.barrier("done", world, LIMIT).expect("barrier");
+    if rank == 0 {
+        std::fs::write(variable(WORKER), world.to_string()).expect("writable");
+    }
+}
+
+#[test]
+fn a_job_of_torchrun_meets_at_the_agents_store() {
+    if !torch() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let note = folder.path().join("note");
+    let output = Command::new(interpreter())
+        .args(["-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "3"])
+        .args(["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"])
+        .arg(std::env::current_exe().expect("a path"))
+        .args(["--exact", "torchrun_worker"])
+        .env(WORKER, &note)
+        .output()
+        .expect("torchrun starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(std::fs::read_to_string(&note).expect("rank 0 left a note"), "3");
+}

@@ -468,6 +468,23 @@ fn nobody_leaves_a_barrier_early() {
 }
 
 #[test]
+fn a_limit_may_be_as_long_as_one_likes() {
+    for_each_kind(|kind, stores| {
+        let store = &stores[0];
+        store.set_timeout(Duration::MAX);
+        std::thread::scope(|threads| {
+            threads.spawn(|| assert_eq!(store.get("k").expect("it comes"), b"v", "{kind}"));
+            threads.spawn(|| store.wait(&["k", "l"], Duration::MAX).expect("they come"));
+            threads.spawn(|| store.barrier("b", 2, Duration::MAX).expect("both come"));
+            stores[1].multi_set(&[("k", b"v"), ("l", b"")]).expect("multi_set");
+            stores[1].barrier("b", 2, Duration::MAX).expect("both come");
+        });
+        store.set_timeout(LONG);
+        assert_eq!(store.timeout(), LONG);
+    });
+}
+
+#[test]
 fn limits_are_errors_and_change_nothing() {
     for_each_kind(|kind, stores| {
         let store = &stores[0];

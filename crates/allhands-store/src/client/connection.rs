@@ -134,6 +134,11 @@ impl Connection {
         Ok(this)
     }
 
+    /// The address from which this host reaches the server.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     /// Answers the server's challenge; returns our proof.
     fn prove(&mut self, key: &JobKey, clock: &Clock) -> Result<[u8; 32], Failure> {
         let mut nonce = [0; 32];
@@ -282,7 +287,7 @@ impl Connection {
         grace: Duration,
     ) -> Result<bool, Failure> {
         // Sending gets the grace too: a zero limit still looks once.
-        let with_grace = Clock::start(clock.left().unwrap_or(Duration::ZERO) + grace);
+        let with_grace = Clock::start(clock.left().unwrap_or(Duration::ZERO).saturating_add(grace));
         self.send(request, &with_grace)?;
         match self.byte(clock) {
             Ok(0) => return Ok(true),

@@ -108,6 +108,7 @@ impl ClientOptions {
 #[derive(Debug)]
 pub struct TcpStore {
     endpoint: Endpoint,
+    local_ip: Option<IpAddr>,
     options: ClientOptions,
     timeout: Limit,
     pool: Mutex<Pool>,
@@ -143,6 +144,7 @@ impl TcpStore {
         let connection = dial::dial(&endpoint, options.job_key.as_ref(), options.dialect, &clock)?;
         let this = Self {
             endpoint,
+            local_ip: connection.local_addr().map(|address| address.ip()),
             timeout: Limit::new(options.timeout),
             pool: Mutex::new(Pool { idle: vec![connection], open: 1, waiting: 0, lost: None }),
             freed: Condvar::new(),
@@ -197,6 +199,12 @@ impl TcpStore {
     /// Where the server is.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The address from which this host reaches the server, if the system says so: a good address for others to reach
+    /// this host, unless the server is on the same one.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.local_ip
     }
 
     /// The server, if this object [hosts](TcpStore::host) it.

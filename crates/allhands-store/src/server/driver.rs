@@ -129,6 +129,8 @@ impl Driver {
             self.expire(now);
             self.publish();
         }
+        // Before the keys, which may take a while: the clients should know at once.
+        self.connections.clear();
         self.shared.ended();
     }
 
