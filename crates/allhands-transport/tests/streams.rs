@@ -106,7 +106,7 @@ fn both_talk(pair: &mut [Box<dyn Links>; 2], case: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 20, ..ProptestConfig::default() })]
 
     #[test]
     fn tcp_carries_every_byte_in_any_pieces(case in cases(TCP_BUFFERS)) {

@@ -1,6 +1,5 @@
 //! Joining the mesh: all dials and all handshakes at once, on one thread, until a deadline.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -21,6 +20,7 @@ use super::endpoint::Endpoint;
 use super::gate::{Admission, Gate, Source};
 use super::links::TcpLinks;
 use super::listener::{ListenReport, Listener, host_for_processes};
+use super::mesh::{Mesh, MeshReport, Progress};
 use super::seats::{Claim, Seats};
 use super::tune;
 use crate::error::{Incomplete, Missing, Reached, TransportError, TurnedAway};
@@ -47,67 +47,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Readiness events taken from the operating system at once.
 const EVENTS: usize = 256;
 
+/// A rank that cannot join goes on with its handshakes this long, so that every peer it concerns hears
+/// the reason from it and not only its silence.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 const LISTENER: Token = Token(usize::MAX - 1);
-
-/// A complete mesh.
-pub struct Mesh {
-    /// The byte streams.
-    pub links: TcpLinks,
-    /// The control connections.
-    pub control: TcpControl,
-    /// How it came up.
-    pub report: MeshReport,
-}
-
-/// How a mesh came up: one line at the start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MeshReport {
-    /// Where this rank listened, and why there.
-    pub listen: ListenReport,
-    /// This rank.
-    pub me: Peer,
-    /// Ranks of the mesh.
-    pub world: u32,
-    /// Data connections of each pair.
-    pub lanes: u8,
-    /// How long it took this rank.
-    pub elapsed: Duration,
-    /// Dials that had to be repeated.
-    pub redials: u32,
-    /// Connections that were turned away.
-    pub turned_away: TurnedAway,
-}
-
-impl fmt::Display for MeshReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} joined in {:.1?}, {} data lanes a pair, {}; {} redials, {} strays",
-            self.me,
-            self.world,
-            self.elapsed,
-            self.lanes,
-            self.listen,
-            self.redials,
-            self.turned_away.strays
-        )
-    }
-}
-
-/// How far the mesh is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Ranks that have joined, this one included.
-    pub joined: u32,
-    /// Ranks of the mesh.
-    pub world: u32,
-    /// Who has not.
-    pub missing: Vec<Peer>,
-    /// Time since the start.
-    pub elapsed: Duration,
-}
 
 impl Listener {
     /// Joins the mesh of all `peers`, in rank order, this one included. The higher rank of a pair dials, and
@@ -180,8 +124,13 @@ struct Dial {
 #[derive(Clone, Copy)]
 enum Dialled {
     Due(Instant),
-    InFlight { until: Instant, key: usize },
+    InFlight {
+        until: Instant,
+        key: usize,
+    },
     Up,
+    /// Trying again cannot help.
+    Over,
 }
 
 struct Forming<'a> {
@@ -208,6 +157,8 @@ struct Forming<'a> {
     accept_after: Option<Instant>,
     /// Given up to accept and close one connection when descriptors run out.
     reserve: Option<File>,
+    /// Why this rank cannot join, and when it says so.
+    fatal: Option<(TransportError, Instant)>,
 }
 
 impl<'a> Forming<'a> {
@@ -222,6 +173,7 @@ impl<'a> Forming<'a> {
         poll.registry()
             .register(&mut socket, LISTENER, Interest::READABLE)
             .map_err(system("watch the listener"))?;
+        let Nonce([x, y, z, ..]) = nonce()?;
         let who = Identity {
             job: JobHash::of(&membership.job_id),
             epoch: membership.epoch,
@@ -229,7 +181,7 @@ impl<'a> Forming<'a> {
             world: membership.world,
             lanes: config.lanes,
             pid: std::process::id(),
-            host: host_for_processes(),
+            host: host_for_processes([x, y, z]),
         };
         let seats = Seats::new(who.me, who.world, who.lanes);
         // The nearest rank first, so that not everybody dials rank 0 at once.
@@ -269,6 +221,7 @@ impl<'a> Forming<'a> {
             knocking: true,
             accept_after: None,
             reserve: reserve(),
+            fatal: None,
         })
     }
 
@@ -282,9 +235,16 @@ impl<'a> Forming<'a> {
         let mut tell_at = self.started;
         loop {
             let now = Instant::now();
-            self.expire(now)?;
-            self.dial_due(now)?;
-            self.accept(now)?;
+            if let Err(error) = self.turn(&events, now) {
+                self.fatal.get_or_insert((error, now + FAREWELL));
+            }
+            events.clear();
+            if let Some((_, until)) = self.fatal
+                && (now >= until.min(deadline) || self.seats.is_complete())
+                && let Some((error, _)) = self.fatal.take()
+            {
+                return Err(error);
+            }
             if self.seats.joined() != told || now >= tell_at {
                 told = self.seats.joined();
                 tell_at = now + PROGRESS_INTERVAL;
@@ -295,14 +255,17 @@ impl<'a> Forming<'a> {
             if self.seats.is_complete() {
                 return Ok(());
             }
-            if let Some(peer) = self.seats.gone(now) {
+            if let Some(peer) = self.seats.gone(now)
+                && self.fatal.is_none()
+            {
                 let (me, world) = (self.who.me, self.who.world);
                 return Err(TransportError::PeerLeft { me, peer, world });
             }
             if now >= deadline {
                 return Err(TransportError::Incomplete(Box::new(self.incomplete(now))));
             }
-            let until = self.next_event(now, deadline.min(tell_at));
+            let farewell = self.fatal.as_ref().map_or(deadline, |(_, until)| *until);
+            let until = self.next_event(now, deadline.min(tell_at).min(farewell));
             match self.poll.poll(&mut events, Some(until.saturating_duration_since(now))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(system("wait for connections")(error));
@@ -310,14 +273,20 @@ impl<'a> Forming<'a> {
                 Err(_) => events.clear(),
                 Ok(()) => {}
             }
-            for event in &events {
-                if event.token() == LISTENER {
-                    self.knocking = true;
-                } else {
-                    self.work(event.token().0, Instant::now())?;
-                }
+        }
+    }
+
+    /// Does everything that is due. The first error counts; the rest is done all the same.
+    fn turn(&mut self, events: &Events, now: Instant) -> Result<(), TransportError> {
+        let mut outcome = Ok(());
+        for event in events {
+            if event.token() == LISTENER {
+                self.knocking = true;
+            } else {
+                outcome = outcome.and(self.work(event.token().0, now));
             }
         }
+        outcome.and(self.expire(now)).and(self.dial_due(now)).and(self.accept(now))
     }
 
     /// When something is due although nothing happens.
@@ -326,7 +295,7 @@ impl<'a> Forming<'a> {
         let dial = |dial: &Dial| match dial.state {
             Dialled::Due(at) if room => Some(at),
             Dialled::InFlight { until, .. } => Some(until),
-            Dialled::Due(_) | Dialled::Up => None,
+            Dialled::Due(_) | Dialled::Up | Dialled::Over => None,
         };
         let accept = if self.knocking {
             Some(self.accept_after.or(self.gate.closed_until(now)).unwrap_or(now))
@@ -465,6 +434,7 @@ impl<'a> Forming<'a> {
             }
             Failure::Handshake(HandshakeError::Rejected(Reject::DuplicateRank { first })) => {
                 if first != this_process {
+                    self.dials[index].state = Dialled::Over;
                     return Err(TransportError::DuplicateRank { me, first });
                 }
                 // The verdict on an earlier dial of this process was lost.
@@ -474,6 +444,7 @@ impl<'a> Forming<'a> {
                 self.redial(index, io::ErrorKind::InvalidData, now);
             }
             Failure::Handshake(cause) => {
+                self.dials[index].state = Dialled::Over;
                 return Err(TransportError::TurnedAway { me, peer, address, cause });
             }
         }

@@ -137,11 +137,14 @@ fn host_for_addresses(around: &Surroundings) -> HostHash {
     }
 }
 
-/// Names the surroundings in which a process id is unique, for messages.
-pub(super) fn host_for_processes() -> HostHash {
+/// Names the surroundings in which a process id is unique. The last bytes are the `instance`'s, so that
+/// two claims of one rank are told apart even within one process.
+pub(super) fn host_for_processes(instance: [u8; 3]) -> HostHash {
     let mut id = boot_id().unwrap_or_default();
     id.push_str(&namespace("pid"));
-    HostHash::of(id.as_bytes())
+    let HostHash([a, b, c, d, e, ..]) = HostHash::of(id.as_bytes());
+    let [x, y, z] = instance;
+    HostHash([a, b, c, d, e, x, y, z])
 }
 
 fn boot_id() -> Option<String> {

@@ -13,6 +13,7 @@ mod form;
 mod gate;
 mod links;
 mod listener;
+mod mesh;
 mod seats;
 mod tune;
 
@@ -21,6 +22,6 @@ pub use allhands_wire::LANES_MAX;
 pub use self::config::{Buffers, Congestion, Membership, TcpConfig};
 pub use self::control::TcpControl;
 pub use self::endpoint::{ADDRESSES_MAX, ENDPOINT_LEN_MAX, Endpoint};
-pub use self::form::{Mesh, MeshReport, Progress};
 pub use self::links::TcpLinks;
 pub use self::listener::{ListenReport, Listener};
+pub use self::mesh::{Mesh, MeshReport, Progress};

@@ -1,7 +1,7 @@
 //! A port that records, and meshes of threads.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use allhands_transport::interface::InterfaceChoice;
 use allhands_transport::tcp::{Endpoint, Listener, Membership, Mesh, TcpConfig};
-use allhands_transport::{Closed, Links, Port, Slices, TransportError};
+use allhands_transport::{Closed, Control, ControlEvent, Links, Port, Slices, TransportError};
 use allhands_wire::{JobKey, Peer};
 
 /// Long enough for a loaded machine; reached only where something hangs.
@@ -216,4 +216,13 @@ pub(crate) fn form_each(
 pub(crate) fn form_all(world: u32, config: &TcpConfig) -> Vec<Mesh> {
     let outcomes = form_each(world, config, PATIENCE, |_, _| {});
     outcomes.into_iter().map(|mesh| mesh.expect("the mesh forms")).collect()
+}
+
+/// One poll of the control connections; collects who has left.
+pub(crate) fn control_ends(control: &mut dyn Control, told: &mut BTreeSet<Peer>) {
+    control.poll(Some(Duration::from_millis(50)), &mut |event| {
+        if let ControlEvent::Closed { peer, .. } = event {
+            assert!(told.insert(peer), "{peer} left twice");
+        }
+    });
 }
