@@ -5,7 +5,7 @@ use allhands_wire::{LOAN_LEN, Loan};
 use smallvec::SmallVec;
 
 use crate::buffers::{ByteSpan, Combine, Operand, REDUCE_BLOCK};
-use crate::engine::{DONE, Engine, Pull};
+use crate::engine::{DONE, Engine, Loans, Pull};
 use crate::op::{Body, Content, LoanBase, OpKey, OpState, PartAt};
 use crate::outbound::Message;
 
@@ -117,7 +117,7 @@ impl Engine {
         let state = &mut self.peers[peer.index()];
         let loan = op
             .loan
-            .filter(|_| state.lends && span.len >= self.config.loan_min)
+            .filter(|_| state.loans == Loans::Accepted && span.len >= self.config.loan_min.max(1))
             .and_then(|base| describe_loan(base, span));
         state.out.messages.push_back(Message {
             op: op.key,

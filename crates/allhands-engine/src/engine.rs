@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use allhands_plan::{Part, Rank, Span};
+use allhands_plan::{Buffer, Part, Rank, Span};
 use allhands_tensor::ReduceOp;
 use allhands_wire::{Descriptor, Fingerprint, Loan, Peer};
 use smallvec::SmallVec;
@@ -157,8 +157,20 @@ pub(crate) struct PeerState {
     pub(crate) closed: bool,
     /// The peer said that it leaves.
     pub(crate) left: bool,
-    /// The peer can read this rank's shared memory in place.
-    pub(crate) lends: bool,
+    /// Whether the peer can read this rank's shared memory in place.
+    pub(crate) loans: Loans,
+}
+
+/// Whether a peer can read this rank's memory in place, so that a send may be fulfilled by telling it
+/// where the bytes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Loans {
+    /// Everything travels as bytes.
+    #[default]
+    Never,
+    /// Long messages out of buffers with a [`LoanBase`](crate::LoanBase) are lent.
+    Accepted,
 }
 
 /// Runs plans for one rank: bytes and time go in, bytes to send and finished operations come out.
@@ -267,6 +279,17 @@ impl Engine {
             mismatches: Vec::new(),
         }));
         Ok(GroupKey(self.groups.len() as u32 - 1))
+    }
+
+    /// Says whether `peer` can read this rank's memory in place. Counts for steps that begin later.
+    pub fn set_loans(&mut self, peer: Peer, loans: Loans) {
+        self.peers[peer.index()].loans = loans;
+    }
+
+    /// Memory of an operation in flight: what a loan refers to, for links inside one process.
+    #[must_use]
+    pub fn memory(&self, key: OpKey, buffer: Buffer) -> Option<&Space> {
+        self.op(key).map(|op| op.buffers.space(buffer))
     }
 
     pub(crate) fn group_ref(&self, index: u32) -> &Group {
@@ -546,8 +569,7 @@ impl Engine {
             return Err(Box::new(refused));
         }
         let key = self.new_key();
-        let span =
-            Span { buffer: allhands_plan::Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
+        let span = Span { buffer: Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
         let part = Part { peer: call.peer, slot: 0, span };
         self.note_deadline(call.deadline);
         Ok(Box::new(OpState {

@@ -33,7 +33,7 @@ mod point;
 
 pub use buffers::{REDUCE_BLOCK, Space, Storage};
 pub use config::Config;
-pub use engine::{Engine, Finished, GroupKey, GroupSpec, Pull};
+pub use engine::{Engine, Finished, GroupKey, GroupSpec, Loans, Pull};
 pub use error::{Failure, Refusal, Refused, Violation};
 pub use failure::ControlOut;
 pub use op::{LoanBase, OpKey, PointSubmission, Prepared, Submission};
