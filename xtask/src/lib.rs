@@ -1,11 +1,13 @@
 //! Developer commands of allhands, as a library so that they can be tested.
 //!
 //! * [`bench`]: `cargo xtask bench-cluster`, the driver's side.
+//! * [`plan`]: `cargo xtask plan`, a plan as text and drawing.
 //! * `worker` (feature `worker`): one rank of it, the program `bench-rank`.
 //!
 //! Knows nothing about sockets between ranks, and judges no speed in its tests.
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod plan;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -15,10 +15,13 @@ struct Cli {
 enum Command {
     /// Start local ranks as real processes, verify and time every collective, compare with peers.
     BenchCluster(Box<xtask::bench::cli::Args>),
+    /// Show a plan as text and drawing, with its proof and its modelled cost.
+    Plan(xtask::plan::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::BenchCluster(args) => xtask::bench::main(&args),
+        Command::Plan(args) => xtask::plan::main(&args),
     }
 }
