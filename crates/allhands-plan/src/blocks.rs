@@ -6,8 +6,8 @@ use crate::shape::Counts;
 /// Consecutive blocks of a buffer, numbered from 0.
 #[derive(Clone, Debug)]
 pub(crate) enum Blocks {
-    /// `len` elements in `blocks` blocks whose lengths differ by one at most, longer ones first.
-    Balanced { len: u64, blocks: u32 },
+    /// Blocks of `len` elements, the first `longer` of them with one more.
+    Balanced { len: u64, longer: u64 },
     /// Blocks of one length.
     Equal(u64),
     /// Where each block begins, and the end.
@@ -18,7 +18,8 @@ impl Blocks {
     /// Cuts `len` elements into `blocks` blocks: block i has `len / blocks` elements, and one more if
     /// `i < len % blocks`.
     pub(crate) fn balanced(len: u64, blocks: u32) -> Self {
-        Self::Balanced { len, blocks }
+        let blocks = u64::from(blocks);
+        Self::Balanced { len: len / blocks, longer: len % blocks }
     }
 
     /// One block for each of `world` ranks.
@@ -42,10 +43,7 @@ impl Blocks {
     pub(crate) fn offset(&self, block: u32) -> u64 {
         let i = u64::from(block);
         match self {
-            Self::Balanced { len, blocks } => {
-                let blocks = u64::from(*blocks);
-                i * (len / blocks) + i.min(len % blocks)
-            }
+            Self::Balanced { len, longer } => i * len + i.min(*longer),
             Self::Equal(count) => i * count,
             Self::Table(table) => table[block as usize],
         }

@@ -8,11 +8,17 @@ use crate::plan::{
 };
 use crate::shape::Shape;
 
+/// Steps for which there is room from the start: enough for eight ranks or so.
+const STEPS_EXPECTED: usize = 12;
+
 /// Writes one rank's plan. Messages of a (source, destination) pair are numbered in the order in which
 /// they are written, so both sides must write them in the same order.
 pub(crate) struct Builder {
     plan: Plan,
-    lanes: SmallVec<[Vec<Step>; 4]>,
+    /// The steps as they are written, each with its lane.
+    written: Vec<(u32, Step)>,
+    /// Steps of each lane.
+    lanes: SmallVec<[u32; 8]>,
     sent: SmallVec<[(Rank, u32); 8]>,
     received: SmallVec<[(Rank, u32); 8]>,
 }
@@ -68,7 +74,8 @@ impl Builder {
                 parts: Vec::new(),
                 sources: Vec::new(),
             },
-            lanes: (0..lanes).map(|_| Vec::new()).collect(),
+            written: Vec::with_capacity(STEPS_EXPECTED),
+            lanes: SmallVec::from_elem(0, lanes),
             sent: SmallVec::new(),
             received: SmallVec::new(),
         }
@@ -99,11 +106,12 @@ impl Builder {
 
     /// Steps written to `lane` so far: what another lane waits for to come after them.
     pub(crate) fn steps_in(&self, lane: u32) -> u32 {
-        self.lanes[lane as usize].len() as u32
+        self.lanes[lane as usize]
     }
 
     fn push(&mut self, lane: u32, label: &'static str, waits: &[(u32, u32)], op: Op) {
-        self.lanes[lane as usize].push(Step { op, waits: after(waits), label });
+        self.lanes[lane as usize] += 1;
+        self.written.push((lane, Step { op, waits: after(waits), label }));
     }
 
     pub(crate) fn send(
@@ -193,13 +201,22 @@ impl Builder {
     /// The plan.
     pub(crate) fn build(mut self) -> Plan {
         // Not every rank needs every lane.
-        while self.lanes.last().is_some_and(Vec::is_empty) {
+        while self.lanes.last() == Some(&0) {
             self.lanes.pop();
         }
-        for lane in &self.lanes {
-            let start = self.plan.steps.len() as u32;
-            self.plan.steps.extend_from_slice(lane);
-            self.plan.lanes.push(Lane { steps: Slice { start, len: lane.len() as u32 } });
+        let Some(&(_, any)) = self.written.first() else { return self.plan };
+        let mut start = 0;
+        for len in &mut self.lanes {
+            self.plan.lanes.push(Lane { steps: Slice { start, len: *len } });
+            start += *len;
+            // From now on: where the lane's next step goes.
+            *len = start - *len;
+        }
+        self.plan.steps = vec![any; self.written.len()];
+        for (lane, step) in self.written {
+            let next = &mut self.lanes[lane as usize];
+            self.plan.steps[*next as usize] = step;
+            *next += 1;
         }
         self.plan
     }

@@ -1,5 +1,4 @@
-//! Collective algorithms as data: plans, their builders, checker and cost model.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod algorithm;
@@ -17,7 +16,7 @@ mod draw;
 mod error;
 mod gather;
 mod pat;
-mod plan;
+pub mod plan;
 mod reduce;
 mod reduce_scatter;
 mod rounds;

@@ -112,7 +112,7 @@ fn change_span(plan: &mut Plan, op: &mut Op, salt: u64, change: impl Fn(&mut Spa
         }
         Op::Copy { src, dst } => change(if salt.is_multiple_of(2) { src } else { dst }),
         Op::RecvReduce { local: Some(local), .. } | Op::Reduce { local: Some(local), .. }
-            if salt % 3 == 0 =>
+            if salt.is_multiple_of(3) =>
         {
             change(&mut local.span);
         }
@@ -325,7 +325,7 @@ fn draw(plans: &[Plan], kind: Kind, dice: &mut Dice) -> Option<Vec<Plan>> {
             let rank = dice.below(mutant.len());
             mutate(&mut mutant[rank], kind, salt)
         }
-        _ => mutant.iter_mut().fold(false, |any, plan| mutate(plan, kind, salt) || any),
+        _ => mutant.iter_mut().filter_map(|p| mutate(p, kind, salt).then_some(())).count() > 0,
     };
     (applied && mutant != plans).then_some(mutant)
 }
