@@ -7,7 +7,7 @@
 //! One module a job: [`cli`] what is asked, [`sizes`] and [`cells`] what is measured, [`models`]
 //! real gradient lists, [`launch`] processes and their control sockets, [`protocol`] what is said
 //! on those, [`peers`] other systems, [`limits`] the machine, [`run`] the rounds, [`stats`] and
-//! [`record`] what is kept, [`table`] what is shown, [`machine`] where it was measured.
+//! [`record`] what is kept, [`table`] and [`plot`] what is shown, [`machine`] where it was measured.
 
 pub mod cells;
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod limits;
 pub mod machine;
 pub mod models;
 pub mod peers;
+pub mod plot;
 pub mod protocol;
 pub mod record;
 pub mod run;

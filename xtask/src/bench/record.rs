@@ -152,19 +152,22 @@ impl Record {
             .sum()
     }
 
-    /// Writes `<stem>.json` and `<stem>.csv` into `folder`, which is created.
+    /// Writes `<stem>.json`, `<stem>.csv` and, where there is a sweep to draw, `<stem>.svg` into
+    /// `folder`, which is created.
     ///
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let json = folder.join(format!("{stem}.json"));
-        let csv = folder.join(format!("{stem}.csv"));
-        for (path, text) in [(&json, self.json()?), (&csv, self.csv())] {
-            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(vec![json, csv])
+        let mut files = vec![("json", self.json()?), ("csv", self.csv())];
+        files.extend(super::plot::svg(self).map(|picture| ("svg", picture)));
+        let write = |(ending, text)| {
+            let path = folder.join(format!("{stem}.{ending}"));
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path)
+        };
+        files.into_iter().map(write).collect()
     }
 
     /// The file name without its ending: date, world, transport and commit.

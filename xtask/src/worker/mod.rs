@@ -5,6 +5,7 @@
 
 pub mod collectives;
 pub mod control;
+pub mod group;
 pub mod limits;
 pub mod measure;
 pub mod pattern;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use control::Control;
 
-/// Runs the program: `bench-rank limits RANK`.
+/// Runs the program: `bench-rank group`, `bench-rank local WORLD` or `bench-rank limits RANK`.
 ///
 /// # Errors
 /// The arguments are wrong, the control socket cannot be reached, or the group cannot be formed.
@@ -23,6 +24,8 @@ pub fn main() -> Result<()> {
     let mut args = env::args().skip(1);
     let role = args.next().unwrap_or_default();
     match role.as_str() {
+        "group" => group::join(),
+        "local" => group::local(args.next().context("`local` needs a world size")?.parse()?),
         "limits" => {
             let rank = args.next().context("`limits` needs a rank")?.parse()?;
             limits::serve(&Control::connect()?, rank)
