@@ -32,7 +32,6 @@ pub(super) enum Side {
     /// In its place; watched for its end only.
     Seated {
         peer: Peer,
-        place: usize,
     },
 }
 

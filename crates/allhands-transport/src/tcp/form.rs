@@ -565,7 +565,7 @@ impl<'a> Forming<'a> {
             Side::Answering { claimed, .. } => {
                 self.gate.leave(key);
                 if let Some((peer, place)) = *claimed {
-                    self.seats.vacate(peer, place, key, Instant::now());
+                    self.seats.vacate(peer, place, key);
                 }
             }
             Side::Seated { .. } => {}
@@ -579,13 +579,9 @@ impl<'a> Forming<'a> {
             let Some(conn) = self.conns.get_mut(key).and_then(Option::as_mut) else {
                 return Ok(());
             };
-            if let Side::Seated { peer, place } = conn.side {
+            if let Side::Seated { peer } = conn.side {
                 if has_ended(&conn.stream) {
-                    self.remove(key);
-                    self.seats.vacate(peer, place, key, now);
-                    if let Some(index) = self.dial_of(peer, place) {
-                        self.redial(index, io::ErrorKind::UnexpectedEof, now);
-                    }
+                    self.seats.lose(peer, now);
                 }
                 return Ok(());
             }
@@ -596,7 +592,7 @@ impl<'a> Forming<'a> {
                     }
                     return Ok(());
                 }
-                Stand::Deciding(hello) => self.decide(key, &hello, now),
+                Stand::Deciding(hello) => self.decide(key, &hello),
                 Stand::Granted(hello) => {
                     self.seat(key, &hello, now);
                     return Ok(());
@@ -607,7 +603,7 @@ impl<'a> Forming<'a> {
     }
 
     /// A member has proved the key: grants its place, unless another has it.
-    fn decide(&mut self, key: usize, hello: &Hello, now: Instant) {
+    fn decide(&mut self, key: usize, hello: &Hello) {
         let mut claim = self.seats.judge(hello);
         if let Claim::Held(old) = claim {
             // The same process dials again: its earlier connection is dead, or this is a fault.
@@ -615,7 +611,7 @@ impl<'a> Forming<'a> {
             let ended = self.conns[old].as_ref().is_none_or(|conn| has_ended(&conn.stream));
             if ended {
                 self.remove(old);
-                self.seats.vacate(hello.src, place, old, now);
+                self.seats.vacate(hello.src, place, old);
                 claim = Claim::Free;
             }
         }
@@ -646,7 +642,7 @@ impl<'a> Forming<'a> {
     fn seat(&mut self, key: usize, hello: &Hello, now: Instant) {
         let Some(conn) = self.conns[key].as_mut() else { return };
         let (peer, place) = (hello.src, self.seats.place_of(hello.purpose));
-        match std::mem::replace(&mut conn.side, Side::Seated { peer, place }) {
+        match std::mem::replace(&mut conn.side, Side::Seated { peer }) {
             Side::Dialling { dial, .. } => {
                 self.in_flight -= 1;
                 self.dials[dial].state = Dialled::Up;
@@ -708,10 +704,6 @@ impl<'a> Forming<'a> {
             _ => self.turned_away.strays += 1,
         }
         Ok(())
-    }
-
-    fn dial_of(&self, peer: Peer, place: usize) -> Option<usize> {
-        self.dials.iter().position(|dial| dial.peer == peer && dial.place == place)
     }
 
     fn into_mesh(mut self) -> Result<Mesh, TransportError> {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use allhands_wire::{Hello, Incumbent, Peer, Purpose};
 use smallvec::SmallVec;
 
-/// A peer that lost a connection may come back for this long before it counts as gone. A dialler that
-/// lost the verdict on its way dials again within milliseconds.
-const COME_BACK: Duration = Duration::from_millis(500);
+/// How long the mesh may still become complete after a connection that was up has ended. A peer that was
+/// complete may have left already, which is for the links to tell; a dialler that lost a verdict dials
+/// again within milliseconds.
+const AFTER_LOSS: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -119,32 +120,32 @@ impl Seats {
         }
     }
 
-    /// The connection `key` is gone. Only a connection that was up counts as lost.
-    pub(super) fn vacate(&mut self, peer: Peer, place: usize, key: usize, now: Instant) {
+    /// The connection `key` gives its place up.
+    pub(super) fn vacate(&mut self, peer: Peer, place: usize, key: usize) {
         let before = self.has_joined(peer);
         let seat = &mut self.seats[peer.index()];
-        match seat.places[place] {
-            Place::Claimed(held) if held == key => seat.places[place] = Place::Empty,
-            Place::Up(held) if held == key => {
-                seat.places[place] = Place::Empty;
-                seat.lost.get_or_insert(now);
-                if before {
-                    self.joined -= 1;
-                }
+        if matches!(seat.places[place], Place::Claimed(held) | Place::Up(held) if held == key) {
+            seat.places[place] = Place::Empty;
+            if before {
+                self.joined -= 1;
             }
-            _ => {}
         }
     }
 
-    /// A peer that left and has not come back in time.
+    /// A connection that was up has ended. It keeps its place.
+    pub(super) fn lose(&mut self, peer: Peer, now: Instant) {
+        self.seats[peer.index()].lost.get_or_insert(now);
+    }
+
+    /// A peer that left before the mesh was complete.
     pub(super) fn gone(&self, now: Instant) -> Option<Peer> {
-        let gone = |seat: &Seat| seat.lost.is_some_and(|lost| now >= lost + COME_BACK);
+        let gone = |seat: &Seat| seat.lost.is_some_and(|lost| now >= lost + AFTER_LOSS);
         self.seats.iter().position(gone).map(|peer| Peer(peer as u32))
     }
 
     /// When [`Seats::gone`] may next find somebody.
     pub(super) fn next_gone(&self) -> Option<Instant> {
-        self.seats.iter().filter_map(|seat| seat.lost).min().map(|lost| lost + COME_BACK)
+        self.seats.iter().filter_map(|seat| seat.lost).min().map(|lost| lost + AFTER_LOSS)
     }
 
     /// The connections of a peer in order: data lanes, then control.
@@ -180,7 +181,6 @@ mod tests {
 
     #[test]
     fn the_first_process_keeps_its_rank() {
-        let now = Instant::now();
         let mut seats = Seats::new(Peer(0), 3, 1);
         let first = hello(1, 100, DATA);
         assert_eq!(seats.judge(&first), Claim::Free);
@@ -191,29 +191,43 @@ mod tests {
         }
         assert_eq!(seats.judge(&hello(1, 100, DATA)), Claim::Held(7));
         assert_eq!(seats.judge(&hello(1, 100, Purpose::Control)), Claim::Free);
-        // A claim that failed frees the rank, and was never up, so nobody is lost.
-        seats.vacate(Peer(1), 0, 7, now);
+        // A claim that failed frees the rank, and nobody is lost.
+        seats.vacate(Peer(1), 0, 7);
         assert_eq!(seats.judge(&hello(1, 200, DATA)), Claim::Free);
         assert_eq!(seats.next_gone(), None);
     }
 
     #[test]
-    fn a_peer_that_leaves_may_come_back_for_a_while() {
+    fn a_peer_that_leaves_keeps_its_place_for_a_while() {
+        let now = Instant::now();
+        let mut seats = Seats::new(Peer(0), 3, 1);
+        seats.seat(Peer(1), 0, 3);
+        assert!(!seats.has_joined(Peer(1)));
+        // It was complete and has left, which shows here in the wrong order.
+        seats.lose(Peer(1), now);
+        seats.seat(Peer(1), 1, 4);
+        assert!(seats.has_joined(Peer(1)) && !seats.is_complete());
+        assert_eq!(seats.keys(Peer(1)).collect::<Vec<_>>(), [3, 4]);
+        seats.lose(Peer(1), now);
+        assert_eq!(seats.gone(now), None);
+        assert_eq!(seats.next_gone(), Some(now + AFTER_LOSS));
+        assert_eq!(seats.gone(now + AFTER_LOSS), Some(Peer(1)));
+    }
+
+    #[test]
+    fn a_place_can_be_taken_again_by_the_same_process() {
         let now = Instant::now();
         let mut seats = Seats::new(Peer(0), 2, 1);
         seats.seat(Peer(1), 0, 3);
-        assert!(!seats.is_complete());
         seats.seat(Peer(1), 1, 4);
         assert!(seats.is_complete());
-        assert_eq!(seats.keys(Peer(1)).collect::<Vec<_>>(), [3, 4]);
-        seats.vacate(Peer(1), 0, 99, now);
+        seats.lose(Peer(1), now);
+        seats.vacate(Peer(1), 0, 99);
         assert!(seats.is_complete(), "another connection's end says nothing");
-        seats.vacate(Peer(1), 0, 3, now);
+        seats.vacate(Peer(1), 0, 3);
         assert!(!seats.is_complete());
-        assert_eq!(seats.gone(now), None);
-        assert_eq!(seats.gone(now + COME_BACK), Some(Peer(1)));
         seats.seat(Peer(1), 0, 5);
         assert!(seats.is_complete());
-        assert_eq!(seats.gone(now + COME_BACK), None);
+        assert_eq!(seats.gone(now + AFTER_LOSS), None);
     }
 }
