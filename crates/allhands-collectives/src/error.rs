@@ -184,6 +184,33 @@ pub enum Invalid {
         /// Entries needed.
         expected: usize,
     },
+    /// A buffer that is to be cut evenly cannot be.
+    #[error("{buffer} has {elements} elements, which do not divide over {world_size} ranks; pass splits")]
+    Indivisible {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Its elements.
+        elements: usize,
+        /// Ranks of the group.
+        world_size: u32,
+    },
+    /// Splits do not fit the group or the buffer.
+    #[error(
+        "{buffer} is split into {entries} blocks of {sum} rows in all; {world_size} blocks of {rows} rows \
+         in all are needed"
+    )]
+    Splits {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Number of splits.
+        entries: usize,
+        /// Their sum.
+        sum: usize,
+        /// Ranks of the group.
+        world_size: u32,
+        /// Rows of the buffer.
+        rows: usize,
+    },
     /// Buffers of different element types in one call.
     #[error("{buffer} holds {found}, {expected} is needed (all buffers of a call have one element type)")]
     Dtype {

@@ -1,21 +1,32 @@
 //! Which algorithm a call runs: a table that is the same on all ranks decides, never a measurement.
 
-use allhands_plan::{Algorithm, Shape};
+use allhands_plan::{Algorithm, Determinism, Precision, Shape, Table, select};
 use allhands_tensor::DType;
 
 /// How algorithms are chosen for a group. Must be equal on all its ranks; a difference shows as a mismatch.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Selection {}
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Which algorithm at which size and world.
+    pub table: Table,
+    /// What results must have in common.
+    pub determinism: Determinism,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self { table: Table::tcp_loopback(), determinism: Determinism::default() }
+    }
+}
 
 impl Selection {
     /// The algorithm for `shape`.
     #[must_use]
     pub fn choose(&self, shape: &Shape, world: u32, dtype: Option<DType>) -> Algorithm {
-        let _ = (world, dtype);
-        match shape {
-            Shape::Barrier => Algorithm::Dissemination,
-            _ => Algorithm::Direct,
-        }
+        let precision = match dtype {
+            Some(DType::F16 | DType::BF16) => Precision::Half,
+            _ => Precision::Exact,
+        };
+        let size = dtype.map_or(1, DType::size);
+        select(shape, world, size, precision, self.determinism, &self.table)
     }
 }

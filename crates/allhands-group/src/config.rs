@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use allhands_collectives::{DEFAULT_TIMEOUT, Selection};
+use allhands_plan::{Determinism, Table};
 use allhands_transport::tcp::TcpConfig;
 use allhands_wire::JobKey;
 
@@ -40,8 +41,10 @@ pub struct Config {
     pub peer_timeout: Duration,
     /// Interface, ports and buffers.
     pub tcp: TcpConfig,
-    /// How algorithms are chosen.
-    pub selection: Selection,
+    /// Which algorithm at which size.
+    pub table: TableChoice,
+    /// What the results of reductions must have in common.
+    pub determinism: Determinism,
 }
 
 impl Default for Config {
@@ -56,7 +59,36 @@ impl Default for Config {
             heartbeat: Duration::from_millis(500),
             peer_timeout: Duration::from_secs(5),
             tcp: TcpConfig::default(),
-            selection: Selection::default(),
+            table: TableChoice::default(),
+            determinism: Determinism::default(),
         }
     }
+}
+
+/// Which table of algorithms a group uses.
+#[derive(Clone, Debug, Default)]
+pub enum TableChoice {
+    /// The one for where the ranks are: all on one host, or not.
+    #[default]
+    Auto,
+    /// This one; all ranks must pass the same.
+    Given(Table),
+}
+
+impl Config {
+    pub(crate) fn selection(&self, spread: Spread) -> Selection {
+        let table = match (&self.table, spread) {
+            (TableChoice::Given(table), _) => table.clone(),
+            (TableChoice::Auto, Spread::OneHost) => Table::tcp_loopback(),
+            (TableChoice::Auto, Spread::ManyHosts) => Table::network(),
+        };
+        Selection { table, determinism: self.determinism }
+    }
+}
+
+/// Where the ranks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spread {
+    OneHost,
+    ManyHosts,
 }

@@ -14,7 +14,7 @@ use allhands_transport::tcp::{Endpoint, Listener, Membership};
 use allhands_transport::{Control, Links, local};
 use allhands_wire::{JobKey, Peer};
 
-use crate::config::Config;
+use crate::config::{Config, Spread};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
 
@@ -165,13 +165,14 @@ impl ProcessGroup {
             what: "a service thread",
             reason: error.to_string(),
         })?;
+        let spread = if on_host == world { Spread::OneHost } else { Spread::ManyHosts };
         let spec = GroupSpec {
             id: group_id(&config.job_id, &config.name),
             epoch: config.epoch,
             members: (0..world).map(Peer).collect(),
         };
         let communicator =
-            Communicator::new(Arc::new(mesh), config.name.clone(), spec, config.selection.clone())?;
+            Communicator::new(Arc::new(mesh), config.name.clone(), spec, config.selection(spread))?;
         Ok(Self {
             inner: Arc::new(Inner { communicator, store }),
             options: CallOptions::default().with_timeout(config.timeout),

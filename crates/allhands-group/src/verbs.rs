@@ -27,11 +27,31 @@ pub(crate) fn entries(list: &'static str, found: usize, expected: usize) -> Chec
     if found == expected { Ok(()) } else { Err(Invalid::Entries { list, found, expected }) }
 }
 
-/// Equal blocks where all lengths are equal, else one length for each rank.
-pub(crate) fn counts(lens: &[usize]) -> Counts {
-    match lens {
-        [first, rest @ ..] if rest.iter().all(|len| len == first) => Counts::Equal(*first as u64),
-        lens => Counts::PerRank(lens.iter().map(|&len| len as u64).collect()),
+/// What the entries of a list have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lengths {
+    /// All are as long as this rank's own buffer.
+    Equal,
+    /// Each rank's entry has its own length.
+    PerRank,
+}
+
+impl Lengths {
+    /// The counts of a list whose own entry belongs to a buffer of `own` elements.
+    pub(crate) fn counts(self, lens: &[usize], own: usize, rank: Rank) -> Check<Counts> {
+        match self {
+            Self::Equal => {
+                for &len in lens {
+                    length("an entry of the list", len, own, "as long as the other buffer")?;
+                }
+                Ok(Counts::Equal(own as u64))
+            }
+            Self::PerRank => {
+                let found = lens[rank.index()];
+                length("the own entry of the list", found, own, "as long as the other buffer")?;
+                Ok(per_rank(lens))
+            }
+        }
     }
 }
 
@@ -141,22 +161,43 @@ impl ProcessGroup {
         self.in_place(data.into(), |len| Shape::Reduce { len, root }, Some(op))
     }
 
-    /// Every rank gets every rank's `input`: `outputs[r]` that of rank `r`. Lengths may differ by rank; the
-    /// lengths of `outputs` say what is expected.
+    /// Every rank gets every rank's `input`: `outputs[r]` that of rank `r`. All are equally long.
     ///
     /// # Errors
-    /// See [`Error`]; not one output for each rank, another element type, or an own output of another
-    /// length than the input are refused before anything is sent.
+    /// See [`Error`]; not one output for each rank, another element type or another length than the input
+    /// are refused before anything is sent.
     pub fn all_gather<'a, M: Into<TensorMut<'a>>>(
         &self,
         input: impl Into<TensorRef<'a>>,
         outputs: impl IntoIterator<Item = M>,
     ) -> Result<(), Error> {
-        let input = input.into();
+        self.all_gather_list(input.into(), outputs, Lengths::Equal)
+    }
+
+    /// As [`ProcessGroup::all_gather`], with a length for each rank: those of `outputs`, which must be the same
+    /// on all ranks.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_gather`]; only the own output must be as long as the input. Lengths that ranks
+    /// do not agree on are a mismatch on all ranks.
+    pub fn all_gather_v<'a, M: Into<TensorMut<'a>>>(
+        &self,
+        input: impl Into<TensorRef<'a>>,
+        outputs: impl IntoIterator<Item = M>,
+    ) -> Result<(), Error> {
+        self.all_gather_list(input.into(), outputs, Lengths::PerRank)
+    }
+
+    fn all_gather_list<'a, M: Into<TensorMut<'a>>>(
+        &self,
+        input: TensorRef<'a>,
+        outputs: impl IntoIterator<Item = M>,
+        lengths: Lengths,
+    ) -> Result<(), Error> {
         let prepared = (|| {
             let (outputs, lens) = self.list("outputs", input.dtype(), outputs)?;
-            length("the own output", lens[self.rank().index()], input.numel(), "as long as the input")?;
-            Ok((outputs, counts(&lens)))
+            let counts = lengths.counts(&lens, input.numel(), self.rank())?;
+            Ok((outputs, counts))
         })();
         let (outputs, counts) = prepared.map_err(|e| self.refuse(Operation::AllGather, e))?;
         let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
@@ -200,8 +241,10 @@ impl ProcessGroup {
         let input = input.into();
         let prepared = (|| {
             self.check_root(root)?;
+            let outputs: Vec<TensorMut<'a>> = outputs.into_iter().map(Into::into).collect();
+            self.root_list("outputs", outputs.len(), root)?;
             if self.rank() != root {
-                return no_list("outputs", outputs).map(|()| Vec::new());
+                return Ok(Vec::new());
             }
             let (outputs, lens) = self.list("outputs", input.dtype(), outputs)?;
             for len in lens {
@@ -230,8 +273,10 @@ impl ProcessGroup {
         let (dtype, len) = (result.dtype(), result.numel());
         let prepared = (|| {
             self.check_root(root)?;
+            let inputs: Vec<TensorRef<'a>> = inputs.into_iter().map(Into::into).collect();
+            self.root_list("inputs", inputs.len(), root)?;
             if self.rank() != root {
-                return no_list("inputs", inputs).map(|()| Vec::new());
+                return Ok(Vec::new());
             }
             let (inputs, lens) = self.input_list("inputs", dtype, inputs)?;
             for found in lens {
@@ -246,24 +291,46 @@ impl ProcessGroup {
         self.run(&spec, inputs.iter().map(Input::bytes), [result])
     }
 
-    /// Every rank gets the reduction of its entry of all ranks' `inputs`. Lengths may differ by entry, but
-    /// must be the same on all ranks.
+    /// Every rank gets the reduction of its entry of all ranks' `inputs`. All are equally long.
     ///
     /// # Errors
-    /// See [`Error`]; not one input for each rank, or an own entry of another length than the output, are
-    /// refused before anything is sent.
+    /// See [`Error`]; not one input for each rank, or one of another length than the output, are refused
+    /// before anything is sent.
     pub fn reduce_scatter<'a, R: Into<TensorRef<'a>>>(
         &self,
         inputs: impl IntoIterator<Item = R>,
         output: impl Into<TensorMut<'a>>,
         op: ReduceOp,
     ) -> Result<(), Error> {
-        let result = output.into();
+        self.reduce_scatter_list(inputs, output.into(), op, Lengths::Equal)
+    }
+
+    /// As [`ProcessGroup::reduce_scatter`], with a length for each rank: those of `inputs`, which must be the same
+    /// on all ranks.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::reduce_scatter`]; only the own input must be as long as the output.
+    pub fn reduce_scatter_v<'a, R: Into<TensorRef<'a>>>(
+        &self,
+        inputs: impl IntoIterator<Item = R>,
+        output: impl Into<TensorMut<'a>>,
+        op: ReduceOp,
+    ) -> Result<(), Error> {
+        self.reduce_scatter_list(inputs, output.into(), op, Lengths::PerRank)
+    }
+
+    fn reduce_scatter_list<'a, R: Into<TensorRef<'a>>>(
+        &self,
+        inputs: impl IntoIterator<Item = R>,
+        result: TensorMut<'a>,
+        op: ReduceOp,
+        lengths: Lengths,
+    ) -> Result<(), Error> {
         let (dtype, len) = (result.dtype(), result.numel());
         let prepared = (|| {
             let (inputs, lens) = self.input_list("inputs", dtype, inputs)?;
-            length("the own input", lens[self.rank().index()], len, "as long as the output")?;
-            Ok((inputs, counts(&lens), contiguous("output", result)?))
+            let counts = lengths.counts(&lens, len, self.rank())?;
+            Ok((inputs, counts, contiguous("output", result)?))
         })();
         let (inputs, counts, result) =
             prepared.map_err(|e| self.refuse(Operation::ReduceScatter, e))?;
@@ -360,8 +427,8 @@ impl ProcessGroup {
         let dtype = input.dtype();
         let prepared = (|| {
             same_dtype("output", result.dtype(), dtype)?;
-            let send = self.splits("input splits", "input", send, input.shape())?;
-            let recv = self.splits("output splits", "output", recv, result.shape())?;
+            let send = self.splits("input", send, input.shape())?;
+            let recv = self.splits("output", recv, result.shape())?;
             Ok((send, recv, contiguous("output", result)?))
         })();
         let (send, recv, result) = prepared.map_err(|e| self.refuse(Operation::AllToAll, e))?;
@@ -448,29 +515,44 @@ impl ProcessGroup {
         Ok((views.iter().map(Input::of).collect(), lens))
     }
 
-    pub(crate) fn divisible(&self, buffer: &'static str, found: usize) -> Check<()> {
-        let world = self.world_size() as usize;
-        if found % world == 0 {
+    pub(crate) fn divisible(&self, buffer: &'static str, elements: usize) -> Check<()> {
+        let world_size = self.world_size();
+        if elements % world_size as usize == 0 {
             return Ok(());
         }
-        let why = "the next multiple of the world size; or pass splits";
-        Err(Invalid::Length { buffer, found, expected: found.next_multiple_of(world), why })
+        Err(Invalid::Indivisible { buffer, elements, world_size })
     }
 
     pub(crate) fn splits(
         &self,
-        list: &'static str,
         buffer: &'static str,
         splits: &[usize],
         shape: &[usize],
     ) -> Check<Counts> {
-        entries(list, splits.len(), self.world_size() as usize)?;
+        let world_size = self.world_size();
         let rows = shape.first().copied().unwrap_or(1);
-        length(buffer, rows, splits.iter().sum(), "rows: the sum of its splits")?;
+        let sum = splits.iter().fold(0_usize, |sum, &rows| sum.saturating_add(rows));
+        if splits.len() != world_size as usize || sum != rows {
+            let entries = splits.len();
+            return Err(Invalid::Splits { buffer, entries, sum, world_size, rows });
+        }
         let row = row_len(shape);
         Ok(Counts::PerRank(splits.iter().map(|&rows| (rows * row) as u64).collect()))
     }
+
+    /// Only the root passes a list, with one entry for each rank.
+    pub(crate) fn root_list(&self, buffer: &'static str, found: usize, root: Rank) -> Check<()> {
+        match (self.rank() == root, found) {
+            (true, 0) => Err(Invalid::RootOnly { buffer, rule: ROOT_MUST }),
+            (true, found) => entries(buffer, found, self.world_size() as usize),
+            (false, 0) => Ok(()),
+            (false, _) => Err(Invalid::RootOnly { buffer, rule: OTHERS_MUST_NOT }),
+        }
+    }
 }
+
+const ROOT_MUST: &str = "are needed on the root, one for each rank";
+const OTHERS_MUST_NOT: &str = "belong to the root; pass none here";
 
 /// Uneven on purpose even where all lengths are equal: the other ranks' may not be.
 pub(crate) fn per_rank(lens: &[usize]) -> Counts {
@@ -487,11 +569,4 @@ pub(crate) fn in_place_spec(
     let mut spec = Spec::new(shape(len), Some(dtype), op);
     spec.dims = dims.iter().map(|&dim| dim as u64).collect();
     spec
-}
-
-fn no_list<T>(buffer: &'static str, list: impl IntoIterator<Item = T>) -> Check<()> {
-    match list.into_iter().next() {
-        None => Ok(()),
-        Some(_) => Err(Invalid::RootOnly { buffer, rule: "belong to the root; pass none here" }),
-    }
 }

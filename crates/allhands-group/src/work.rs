@@ -12,7 +12,7 @@ use allhands_tensor::{ReduceOp, Tensor};
 
 use crate::error::Error;
 use crate::group::ProcessGroup;
-use crate::verbs::{Check, counts, entries, in_place_spec, length, per_rank, same_dtype};
+use crate::verbs::{Check, Lengths, entries, in_place_spec, length, per_rank, same_dtype};
 
 /// How an operation's buffers go back to the caller.
 type Give<T> = fn(Buffers) -> T;
@@ -269,13 +269,29 @@ impl ProcessGroup {
         input: Tensor,
         outputs: Vec<Tensor>,
     ) -> Work<(Tensor, Vec<Tensor>)> {
+        self.launch_all_gather(input, outputs, Lengths::Equal)
+    }
+
+    /// As [`ProcessGroup::all_gather_v`]; gives (input, outputs) back.
+    pub fn all_gather_v_async(
+        &self,
+        input: Tensor,
+        outputs: Vec<Tensor>,
+    ) -> Work<(Tensor, Vec<Tensor>)> {
+        self.launch_all_gather(input, outputs, Lengths::PerRank)
+    }
+
+    fn launch_all_gather(
+        &self,
+        input: Tensor,
+        outputs: Vec<Tensor>,
+        lengths: Lengths,
+    ) -> Work<(Tensor, Vec<Tensor>)> {
         let spec = (|| {
             entries("outputs", outputs.len(), self.world_size() as usize)?;
             alike("outputs", &outputs, &input)?;
-            let lens = lens(&outputs);
-            let own = lens[self.rank().index()];
-            length("the own output", own, input.numel(), "as long as the input")?;
-            let shape = Shape::AllGather { counts: counts(&lens), own: Own::Input };
+            let counts = lengths.counts(&lens(&outputs), input.numel(), self.rank())?;
+            let shape = Shape::AllGather { counts, own: Own::Input };
             Ok(Spec::new(shape, Some(input.dtype()), None))
         })();
         let buffers = Buffers { inputs: vec![input], outputs };
@@ -305,7 +321,7 @@ impl ProcessGroup {
     ) -> Work<(Tensor, Vec<Tensor>)> {
         let spec = (|| {
             self.check_root(root)?;
-            self.root_list("outputs", &outputs, root)?;
+            self.root_list("outputs", outputs.len(), root)?;
             alike("outputs", &outputs, &input)?;
             for len in lens(&outputs) {
                 length("an output", len, input.numel(), "as long as the input")?;
@@ -326,7 +342,7 @@ impl ProcessGroup {
     ) -> Work<(Vec<Tensor>, Tensor)> {
         let spec = (|| {
             self.check_root(root)?;
-            self.root_list("inputs", &inputs, root)?;
+            self.root_list("inputs", inputs.len(), root)?;
             alike("inputs", &inputs, &output)?;
             for len in lens(&inputs) {
                 length("an input", len, output.numel(), "as long as the output")?;
@@ -345,14 +361,31 @@ impl ProcessGroup {
         output: Tensor,
         op: ReduceOp,
     ) -> Work<(Vec<Tensor>, Tensor)> {
+        self.launch_reduce_scatter(inputs, output, op, Lengths::Equal)
+    }
+
+    /// As [`ProcessGroup::reduce_scatter_v`]; gives (inputs, output) back.
+    pub fn reduce_scatter_v_async(
+        &self,
+        inputs: Vec<Tensor>,
+        output: Tensor,
+        op: ReduceOp,
+    ) -> Work<(Vec<Tensor>, Tensor)> {
+        self.launch_reduce_scatter(inputs, output, op, Lengths::PerRank)
+    }
+
+    fn launch_reduce_scatter(
+        &self,
+        inputs: Vec<Tensor>,
+        output: Tensor,
+        op: ReduceOp,
+        lengths: Lengths,
+    ) -> Work<(Vec<Tensor>, Tensor)> {
         let spec = (|| {
             entries("inputs", inputs.len(), self.world_size() as usize)?;
             alike("inputs", &inputs, &output)?;
-            let lens = lens(&inputs);
-            let own = lens[self.rank().index()];
-            length("the own input", own, output.numel(), "as long as the output")?;
-            let shape = Shape::ReduceScatter { counts: counts(&lens) };
-            Ok(Spec::new(shape, Some(output.dtype()), Some(op)))
+            let counts = lengths.counts(&lens(&inputs), output.numel(), self.rank())?;
+            Ok(Spec::new(Shape::ReduceScatter { counts }, Some(output.dtype()), Some(op)))
         })();
         let buffers = Buffers { inputs, outputs: vec![output] };
         self.launch(spec, Operation::ReduceScatter, buffers, list_and_output)
@@ -403,8 +436,8 @@ impl ProcessGroup {
     ) -> Work<(Tensor, Tensor)> {
         let spec = (|| {
             same_dtype("output", output.dtype(), input.dtype())?;
-            let send = self.splits("input splits", "input", send, input.shape())?;
-            let recv = self.splits("output splits", "output", recv, output.shape())?;
+            let send = self.splits("input", send, input.shape())?;
+            let recv = self.splits("output", recv, output.shape())?;
             Ok(Spec::new(Shape::AllToAll { send, recv }, Some(input.dtype()), None))
         })();
         let buffers = Buffers { inputs: vec![input], outputs: vec![output] };
@@ -472,15 +505,5 @@ impl ProcessGroup {
     pub fn barrier_async(&self) -> Work<()> {
         let spec = Ok(Spec::new(Shape::Barrier, None, None));
         self.launch(spec, Operation::Barrier, Buffers::default(), nothing)
-    }
-
-    fn root_list(&self, list: &'static str, tensors: &[Tensor], root: Rank) -> Check<()> {
-        if self.rank() == root {
-            return entries(list, tensors.len(), self.world_size() as usize);
-        }
-        match tensors {
-            [] => Ok(()),
-            _ => Err(Invalid::RootOnly { buffer: list, rule: "belong to the root; pass none here" }),
-        }
     }
 }
