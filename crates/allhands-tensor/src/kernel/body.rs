@@ -48,7 +48,7 @@ pub(super) fn tree<A: Copy, F: Fold<A>, const K: usize>(mut values: [A; K]) -> A
     values[0]
 }
 
-/// One result: loads a lane of every operand, combines, settles.
+/// One result: loads a lane of every operand and combines.
 ///
 /// # Safety
 /// * Lane `lane` of each source is readable. Any alignment will do.
@@ -67,7 +67,7 @@ unsafe fn result<I: Cell, F: Fold<I::Acc>, const K: usize>(
     }
     // SAFETY: All K values were written by the loop, and the two arrays have the same layout.
     let values = unsafe { std::mem::transmute_copy::<_, [I::Acc; K]>(&values) };
-    F::settle(tree::<I::Acc, F, K>(values))
+    tree::<I::Acc, F, K>(values)
 }
 
 /// A chunk of `N` results, from lane `first` on.
@@ -81,17 +81,35 @@ unsafe fn chunk<I: Cell, O: Cell<Acc = I::Acc>, F: Fold<I::Acc>, const K: usize,
     first: usize,
 ) {
     let mut out = [MaybeUninit::<O::Raw>::uninit(); N];
-    let mut lane = 0;
-    while lane < N {
-        // SAFETY: `first + lane` is among the lanes that the contract names.
-        let value = unsafe { result::<I, F, K>(sources, first + lane) };
-        out[lane] = MaybeUninit::new(O::store(value));
-        lane += 1;
+    if const { F::SETTLES_TOGETHER } {
+        let mut values = [MaybeUninit::<I::Acc>::uninit(); N];
+        let mut lane = 0;
+        while lane < N {
+            // SAFETY: `first + lane` is among the lanes that the contract names.
+            values[lane] = MaybeUninit::new(unsafe { result::<I, F, K>(sources, first + lane) });
+            lane += 1;
+        }
+        // SAFETY: All N values were written by the loop, and the two arrays have the same layout.
+        let mut values = unsafe { std::mem::transmute_copy::<_, [I::Acc; N]>(&values) };
+        F::settle_together(&mut values);
+        let mut lane = 0;
+        while lane < N {
+            out[lane] = MaybeUninit::new(O::store(values[lane]));
+            lane += 1;
+        }
+    } else {
+        let mut lane = 0;
+        while lane < N {
+            // SAFETY: `first + lane` is among the lanes that the contract names.
+            let value = unsafe { result::<I, F, K>(sources, first + lane) };
+            out[lane] = MaybeUninit::new(O::store(F::settle(value)));
+            lane += 1;
+        }
     }
     // SAFETY: The lanes are writable by the contract; what is written was set by the loop. All
     // reads of these lanes are over, so `dst` may be one of the sources.
     unsafe {
-        dst.cast::<O::Raw>().add(first).cast::<[MaybeUninit<O::Raw>; N]>().write_unaligned(out)
+        dst.cast::<O::Raw>().add(first).cast::<[MaybeUninit<O::Raw>; N]>().write_unaligned(out);
     };
 }
 
@@ -194,22 +212,22 @@ pub(super) unsafe fn fold<I, O, F, const K: usize>(
     macro_rules! chunks_of {
         ($lanes:literal) => {
             // SAFETY: The caller's contract is the same.
-            unsafe { chunks::<I, O, F, K, $lanes>(dst, sources, count) }
+            unsafe { chunks::<I, O, F, K, $lanes>(dst, sources, count) };
         };
     }
     // A chunk is four AVX-512 registers of elements, or what the compiler may hold in registers
     // while it is still a loop. The sizes are known when this is compiled: one arm remains.
     if const { size_of::<<O::Wide as Cell>::Raw>() == 1 } {
-        chunks_of!(128)
+        chunks_of!(128);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 2 } {
-        chunks_of!(64)
+        chunks_of!(64);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 4 } {
-        chunks_of!(32)
+        chunks_of!(32);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 8 } {
-        chunks_of!(16)
+        chunks_of!(16);
     } else {
         // A lane is a register already.
-        chunks_of!(4)
+        chunks_of!(4);
     }
 }
 

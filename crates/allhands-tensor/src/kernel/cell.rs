@@ -229,6 +229,22 @@ pub(super) trait Fold<A> {
     fn fold(left: A, right: A) -> A;
     /// The last touch before a result is stored: makes NaNs equal.
     fn settle(value: A) -> A;
+
+    /// Whether a chunk is better settled by one `settle_together`.
+    const SETTLES_TOGETHER: bool = false;
+
+    /// Settles a chunk.
+    #[inline(always)]
+    fn settle_together<const N: usize>(values: &mut [A; N])
+    where
+        A: Copy,
+    {
+        let mut lane = 0;
+        while lane < N {
+            values[lane] = Self::settle(values[lane]);
+            lane += 1;
+        }
+    }
 }
 
 pub(super) struct Sum;

@@ -50,8 +50,8 @@ impl SimdLevel {
 
     /// The highest level that this processor has.
     pub fn best() -> SimdLevel {
-        let available = Self::ALL.into_iter().filter(|level| level.is_available());
-        available.last().unwrap_or(SimdLevel::Generic)
+        let mut from_the_top = Self::ALL.into_iter().rev();
+        from_the_top.find(|level| level.is_available()).unwrap_or(SimdLevel::Generic)
     }
 
     /// What `ALLHANDS_SIMD` asks for, if it is set.

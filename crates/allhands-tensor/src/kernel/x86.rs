@@ -126,6 +126,31 @@ fn settle256(value: __m256) -> __m256 {
     }
 }
 
+/// Looks for NaNs in all registers at once, which is cheaper than a blend for each: a comparison
+/// is unordered if either side is NaN, so it tests two.
+#[inline(always)]
+fn settle256_together<const N: usize>(values: &mut [__m256; N]) {
+    // SAFETY: Only used by levels that have AVX2.
+    let clean = unsafe {
+        let mut unordered = _mm256_setzero_ps();
+        let mut lane = 0;
+        while lane < N {
+            let other = values[if lane + 1 < N { lane + 1 } else { lane }];
+            let pair = _mm256_cmp_ps::<_CMP_UNORD_Q>(values[lane], other);
+            unordered = _mm256_or_ps(unordered, pair);
+            lane += 2;
+        }
+        _mm256_movemask_ps(unordered) == 0
+    };
+    if !clean {
+        let mut lane = 0;
+        while lane < N {
+            values[lane] = settle256(values[lane]);
+            lane += 1;
+        }
+    }
+}
+
 #[inline(always)]
 fn settle512(value: __m512) -> __m512 {
     /// What to do with each class of value, four bits a class: 0 takes the first argument (for the
@@ -140,7 +165,7 @@ fn settle512(value: __m512) -> __m512 {
 }
 
 macro_rules! fold {
-    ($op:ty, $register:ty, $settle:ident, |$left:ident, $right:ident| $body:expr) => {
+    ($op:ty, $register:ty, $settle:ident $(/ $together:ident)?, |$left:ident, $right:ident| $body:expr) => {
         impl Fold<$register> for $op {
             #[inline(always)]
             fn fold($left: $register, $right: $register) -> $register {
@@ -152,6 +177,15 @@ macro_rules! fold {
             fn settle(value: $register) -> $register {
                 $settle(value)
             }
+
+            $(
+                const SETTLES_TOGETHER: bool = true;
+
+                #[inline(always)]
+                fn settle_together<const N: usize>(values: &mut [$register; N]) {
+                    $together(values);
+                }
+            )?
         }
     };
 }
@@ -162,8 +196,8 @@ fn settled<V>(value: V) -> V {
     value
 }
 
-fold!(Sum, __m256, settle256, |left, right| _mm256_add_ps(left, right));
-fold!(Product, __m256, settle256, |left, right| _mm256_mul_ps(left, right));
+fold!(Sum, __m256, settle256 / settle256_together, |left, right| _mm256_add_ps(left, right));
+fold!(Product, __m256, settle256 / settle256_together, |left, right| _mm256_mul_ps(left, right));
 fold!(Min, __m256, settled, |left, right| {
     // As in cell.rs: equal values keep the minus of a zero, NaN wins.
     let equal = _mm256_cmp_ps::<_CMP_EQ_OQ>(left, right);
@@ -195,7 +229,7 @@ fold!(Max, __m512, settled, |left, right| {
 });
 
 macro_rules! map {
-    ($op:ty, $register:ty, $settle:ident, |$value:ident, $parameter:ident| $body:expr) => {
+    ($op:ty, $register:ty, $settle:ident $(/ $together:ident)?, |$value:ident, $parameter:ident| $body:expr) => {
         impl Map<$register> for $op {
             #[inline(always)]
             fn map($value: $register, parameter: f64) -> $register {
