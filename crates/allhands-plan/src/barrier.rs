@@ -16,8 +16,8 @@ use crate::error::PlanError;
 use crate::plan::{Buffer, Plan, Rank, Span};
 use crate::shape::Shape;
 
-/// Partners a round of [`Algorithm::KAry`]: three quarter the latency-bound part of 16 ranks' barrier
-/// rounds at the price of two more messages each.
+/// Partners a round of [`Algorithm::KAry`]: three halve the rounds of dissemination, at the price of half
+/// as many messages again.
 pub(crate) const PARTNERS: u32 = 3;
 
 const NOTHING: Span = Span::new(Buffer::Data, 0, 0);

@@ -251,7 +251,7 @@ impl Table {
     /// For ranks on different hosts. Made with the cost model between 10 Gbit/s and 12 GB/s. Modelled on
     /// [`Network::cluster`](crate::Network::cluster) with overlapped reductions, its all-reduce at 1 024
     /// and 16 384 ranks of 1 KiB, 1 MiB, 25 MiB and 1 GiB is within 1 % of the lower bound of rounds and
-    /// bytes, and within 11 % on a fat tree that tapers 4:1 above switches of 32 ranks.
+    /// bytes, and within 12 % on a fat tree that tapers 4:1 above switches of 32 ranks.
     #[must_use]
     pub fn network() -> Self {
         use Algorithm as A;
