@@ -9,81 +9,53 @@ use smallvec::SmallVec;
 use super::defect::Defect;
 use crate::plan::{Op, Plan, Span};
 
-/// What a step touches, in order and without overlaps.
-#[derive(Default)]
-struct Touched {
-    reads: SmallVec<[Span; 2]>,
-    writes: SmallVec<[Span; 2]>,
+/// What a step uses.
+#[derive(Clone, Copy)]
+struct Use {
+    span: Span,
+    writes: bool,
+    lane: u32,
+    step: u32,
 }
 
-impl Touched {
-    fn of(plan: &Plan, op: &Op) -> Self {
-        let mut touched = Self::default();
-        match op {
-            Op::Send { parts } => {
-                touched.reads.extend(plan.parts(parts).iter().map(|part| part.span));
-            }
-            Op::Recv { parts } => {
-                touched.writes.extend(plan.parts(parts).iter().map(|part| part.span));
-            }
-            Op::RecvReduce { local, dst, .. } => {
-                touched.reads.extend(local.map(|local| local.span));
-                touched.writes.push(*dst);
-            }
-            Op::Copy { src, dst } => {
-                touched.reads.push(*src);
-                touched.writes.push(*dst);
-            }
-            Op::Reduce { sources, local, dst, .. } => {
-                touched.reads.extend_from_slice(plan.sources(sources));
-                touched.reads.extend(local.map(|local| local.span));
-                touched.writes.push(*dst);
+/// All that a rank's steps use.
+fn uses(plan: &Plan) -> Vec<Use> {
+    let mut all = Vec::with_capacity(plan.steps.len() * 2);
+    for (number, lane) in plan.lanes.iter().enumerate() {
+        for (step, this) in plan.steps(lane).iter().enumerate() {
+            let mut note = |span: Span, writes| {
+                if span.len > 0 {
+                    all.push(Use { span, writes, lane: number as u32, step: step as u32 });
+                }
+            };
+            match &this.op {
+                Op::Send { parts } => {
+                    let mut last = None;
+                    for part in plan.parts(parts) {
+                        // Often one span goes to many.
+                        if last.replace(part.span) != Some(part.span) {
+                            note(part.span, false);
+                        }
+                    }
+                }
+                Op::Recv { parts } => plan.parts(parts).iter().for_each(|p| note(p.span, true)),
+                Op::Copy { src, dst } => {
+                    note(*src, false);
+                    note(*dst, true);
+                }
+                Op::RecvReduce { local, dst, .. } => {
+                    note(*dst, true);
+                    local.iter().for_each(|local| note(local.span, false));
+                }
+                Op::Reduce { sources, local, dst, .. } => {
+                    note(*dst, true);
+                    local.iter().for_each(|local| note(local.span, false));
+                    plan.sources(sources).iter().for_each(|source| note(*source, false));
+                }
             }
         }
-        join(&mut touched.reads);
-        join(&mut touched.writes);
-        touched
     }
-
-    /// A span on which the two may not meet.
-    fn race(&self, other: &Self) -> Option<Span> {
-        meet(&self.writes, &other.writes)
-            .or_else(|| meet(&self.writes, &other.reads))
-            .or_else(|| meet(&self.reads, &other.writes))
-    }
-}
-
-/// Sorts spans and joins those that overlap or touch.
-fn join(spans: &mut SmallVec<[Span; 2]>) {
-    spans.retain(|span| span.len > 0);
-    if spans.len() < 2 {
-        return;
-    }
-    spans.sort_unstable_by_key(|span| (span.buffer, span.offset));
-    let mut kept = 0;
-    for i in 1..spans.len() {
-        let (span, last) = (spans[i], spans[kept]);
-        if span.buffer == last.buffer && span.offset <= last.end() {
-            spans[kept].len = last.end().max(span.end()) - last.offset;
-        } else {
-            kept += 1;
-            spans[kept] = span;
-        }
-    }
-    spans.truncate(kept + 1);
-}
-
-/// The first span of `some` that overlaps one of `others`; both are sorted.
-fn meet(some: &[Span], others: &[Span]) -> Option<Span> {
-    let (mut i, mut j) = (0, 0);
-    while i < some.len() && j < others.len() {
-        let (a, b) = (some[i], others[j]);
-        if a.overlaps(b) {
-            return Some(a);
-        }
-        if (a.buffer, a.offset) < (b.buffer, b.offset) { i += 1 } else { j += 1 }
-    }
-    None
+    all
 }
 
 /// The steps of a rank (lane, number in the lane), each after those that it waits for. Those that wait for
@@ -140,29 +112,28 @@ pub(super) fn examine(plan: &Plan) -> Result<(), Defect> {
         }
         before[this * lanes..(this + 1) * lanes].copy_from_slice(&clock);
     }
-    let touched: Vec<Touched> = plan.steps.iter().map(|step| Touched::of(plan, &step.op)).collect();
-    for lane in 0..lanes {
-        for step in 0..plan.lanes[lane].steps.len as usize {
-            let this = index(lane, step);
-            for other in lane + 1..lanes {
-                // Of the other lane, the steps that surely come before are a prefix, and those that
-                // surely come after are a suffix.
-                let first = before[this * lanes + other] as usize;
-                for rival in first..plan.lanes[other].steps.len as usize {
-                    let that = index(other, rival);
-                    if before[that * lanes + lane] as usize > step {
-                        break;
-                    }
-                    if let Some(span) = touched[this].race(&touched[that]) {
-                        return Err(Defect::Race {
-                            first: plan.at(lane as u32, step as u32),
-                            second: plan.at(other as u32, rival as u32),
-                            span,
-                        });
-                    }
-                }
+    let comes_before = |a: &Use, b: &Use| {
+        before[index(b.lane as usize, b.step as usize) * lanes + a.lane as usize] > a.step
+    };
+    let mut uses = uses(plan);
+    uses.sort_unstable_by_key(|u| (u.span.buffer, u.span.offset));
+    // Those that reach up to the current one.
+    let mut open: Vec<Use> = Vec::new();
+    for this in uses {
+        open.retain(|other| other.span.overlaps(this.span));
+        for other in &open {
+            let alike = other.lane == this.lane || !(other.writes || this.writes);
+            if !alike && !comes_before(other, &this) && !comes_before(&this, other) {
+                let (first, second) =
+                    if other.lane < this.lane { (other, &this) } else { (&this, other) };
+                return Err(Defect::Race {
+                    first: plan.at(first.lane, first.step),
+                    second: plan.at(second.lane, second.step),
+                    span: first.span,
+                });
             }
         }
+        open.push(this);
     }
     Ok(())
 }
