@@ -104,3 +104,25 @@ impl std::fmt::Display for Algorithm {
         f.pad(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers ride on the wire and names stand in files: neither may change.
+    #[test]
+    fn numbers_and_names_are_fixed() {
+        let all: Vec<String> = Algorithm::ALL.iter().map(|a| format!("{} {a}", a.id())).collect();
+        assert_eq!(
+            all.join(", "),
+            "1 direct, 2 two-shot, 3 recursive-doubling, 4 halving-doubling, 5 ring, 6 circulant, \
+             7 recursive, 8 pat, 9 binomial, 10 scatter-all-gather, 11 chain, 12 bruck, \
+             13 pairwise, 14 dissemination, 15 k-ary"
+        );
+        for algorithm in Algorithm::ALL {
+            assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+            assert_eq!(Algorithm::from_id(algorithm.id()), Some(algorithm));
+        }
+        assert_eq!((Algorithm::from_name("rings"), Algorithm::from_id(0)), (None, None));
+    }
+}

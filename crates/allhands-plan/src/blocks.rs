@@ -148,3 +148,39 @@ impl Fold {
         Rank(self.first(index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balanced_blocks_cover_everything_and_differ_by_one_at_most() {
+        for len in [0_u64, 1, 5, 63, 64, 65, 1 << 40] {
+            for count in 1..=65_u32 {
+                let blocks = Blocks::balanced(len, count);
+                assert_eq!((blocks.offset(0), blocks.offset(count)), (0, len));
+                let (first, last) = (blocks.len(0), blocks.len(count - 1));
+                assert!(first - last <= 1 && last == len / u64::from(count));
+                let longer = (0..count).filter(|block| blocks.len(*block) > last).count() as u64;
+                assert!(longer == 0 || longer == len % u64::from(count));
+            }
+        }
+    }
+
+    #[test]
+    fn every_rank_is_of_the_core_or_has_a_partner_there() {
+        for world in 1..=40 {
+            let fold = Fold::new(world);
+            let mut held = Vec::new();
+            for index in 0..fold.core {
+                assert!(
+                    matches!(fold.role(fold.rank(index)), Role::Core { index: i, .. } if i == index)
+                );
+                held.extend(fold.first(index)..fold.first(index + 1));
+            }
+            assert_eq!(held, (0..world).collect::<Vec<_>>());
+            let extras = (0..world).filter(|r| matches!(fold.role(Rank(*r)), Role::Extra { .. }));
+            assert_eq!(extras.count() as u32, fold.extras);
+        }
+    }
+}

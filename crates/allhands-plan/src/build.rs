@@ -133,3 +133,111 @@ fn short(shape: &Shape, elements: Option<u64>) -> Result<(), PlanError> {
         _ => Err(PlanError::TooLong { shape: shape.name() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(shape: &Shape, algorithm: Algorithm, world: u32, rank: u32, message: &str) {
+        match Plan::build(shape, algorithm, world, Rank(rank)) {
+            Ok(_) => panic!("{shape:?} by {algorithm} among {world} was built"),
+            Err(error) => assert_eq!(error.to_string(), message),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_refused_with_a_reason() {
+        let shape = Shape::AllReduce { len: 8 };
+        refused(
+            &shape,
+            Algorithm::Pat,
+            4,
+            0,
+            "pat does not do all_reduce here; ask Algorithm::supports first",
+        );
+        refused(
+            &shape,
+            Algorithm::Ring,
+            0,
+            0,
+            "a plan for 0 ranks was asked for; it takes 1 to 131071",
+        );
+        refused(
+            &shape,
+            Algorithm::Ring,
+            4,
+            4,
+            "rank 4 is not in a group of 4 ranks (they count from 0)",
+        );
+        let rooted = Shape::Broadcast { len: 8, root: Rank(7) };
+        refused(
+            &rooted,
+            Algorithm::Binomial,
+            4,
+            0,
+            "rank 7 is not in a group of 4 ranks (they count from 0)",
+        );
+        let counts = Counts::PerRank([1, 2, 3].into());
+        let uneven = Shape::ReduceScatter { counts };
+        refused(
+            &uneven,
+            Algorithm::Ring,
+            4,
+            0,
+            "reduce_scatter got counts of 3 ranks for a group of 4",
+        );
+        let endless = Shape::AllGather {
+            counts: Counts::PerRank([u64::MAX, 2].into()),
+            own: crate::shape::Own::Input,
+        };
+        refused(
+            &endless,
+            Algorithm::Ring,
+            2,
+            0,
+            "all_gather over more than 1099511627776 elements; split it",
+        );
+        assert_eq!(Plan::build_all(&shape, Algorithm::Ring, 0), Err(PlanError::World { world: 0 }));
+    }
+
+    #[test]
+    fn plans_are_built_exactly_where_they_are_supported() {
+        let counts = Counts::Equal(3);
+        let root = Rank(0);
+        let shapes = [
+            Shape::AllReduce { len: 5 },
+            Shape::Broadcast { len: 5, root },
+            Shape::Reduce { len: 5, root },
+            Shape::AllGather { counts: counts.clone(), own: crate::shape::Own::Input },
+            Shape::Gather { counts: counts.clone(), root },
+            Shape::Scatter { counts: counts.clone(), root },
+            Shape::ReduceScatter { counts: counts.clone() },
+            Shape::AllToAll { send: counts.clone(), recv: counts },
+            Shape::Barrier,
+        ];
+        for shape in shapes {
+            for world in [1, 2, 5] {
+                for algorithm in Algorithm::ALL {
+                    let built = Plan::build(&shape, algorithm, world, Rank(0)).is_ok();
+                    let supported = algorithm.supports(&shape, world);
+                    assert_eq!(built, supported, "{shape:?} by {algorithm} among {world}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_buffers_of_the_largest_world_do_not_overflow() {
+        let world = WORLD_MAX;
+        let shape = Shape::AllReduce { len: ELEMENTS_MAX };
+        let log_steps =
+            [Algorithm::RecursiveDoubling, Algorithm::HalvingDoubling, Algorithm::Circulant];
+        for algorithm in log_steps {
+            let last = Plan::build(&shape, algorithm, world, Rank(world - 1));
+            assert!(last.is_ok_and(|plan| plan.steps.len() < 200), "{algorithm}");
+        }
+        let direct = Plan::build(&shape, Algorithm::Direct, 1024, Rank(1023));
+        assert_eq!(direct.map(|plan| plan.scratch_len()), Ok(1023 * ELEMENTS_MAX));
+    }
+}

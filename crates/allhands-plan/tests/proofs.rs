@@ -253,3 +253,30 @@ fn circulant_is_optimal_in_volume() {
         assert_eq!(proof.elements, p * 2 * (p - 1) * 10, "among {world}");
     }
 }
+
+/// Members of a tree are counted in words of 64; the algorithms have no limit there.
+#[test]
+fn log_step_plans_of_larger_worlds() {
+    use Algorithm as A;
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    for world in [65, 128, 129, 300] {
+        let counts = Counts::Equal(3);
+        let cases = [
+            (Shape::AllReduce { len: 1000 }, A::RecursiveDoubling),
+            (Shape::AllReduce { len: 1000 }, A::HalvingDoubling),
+            (Shape::AllReduce { len: 1000 }, A::Circulant),
+            (Shape::AllGather { counts: counts.clone(), own: Own::Input }, A::Recursive),
+            (Shape::ReduceScatter { counts }, A::Recursive),
+            (Shape::Broadcast { len: 1000, root: Rank(1) }, A::Binomial),
+            (Shape::Reduce { len: 1000, root: Rank(1) }, A::Binomial),
+            (Shape::Barrier, A::Dissemination),
+        ];
+        for (shape, algorithm) in cases {
+            let proof = prove(&shape, algorithm, world);
+            tally.cases += 1;
+            tally.steps += proof.steps;
+            tally.messages += proof.messages;
+        }
+    }
+    tally.report("larger worlds", began);
+}
