@@ -1,19 +1,22 @@
 //! Measures the links between two ranks: round trips of small messages, and two streams at once.
 //!
-//! `cargo run --release -p allhands-transport --example link_speed -- [tcp|local] [buffer bytes] [congestion]`
+//! `cargo run --release -p allhands-transport --example link_speed -- [tcp|local] [buffer bytes] [congestion] [lanes]`
 //!
 //! Each rank is a thread that spins on `receive` and `flush`, as a driver does. Frames are a length
 //! and a payload; bulk payloads land in the port's window.
 
 use std::io::{IoSlice, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use allhands_transport::tcp::TcpLinks;
+use allhands_transport::interface::InterfaceChoice;
+use allhands_transport::tcp::{
+    Buffers, Congestion, Endpoint, Listener, Membership, Mesh, Progress, TcpConfig,
+};
 use allhands_transport::{Closed, Links, Port, Slices, local};
-use allhands_wire::Peer;
-use socket2::SockRef;
+use allhands_wire::{JobKey, Peer};
 
 const HEAD: usize = 64;
 
@@ -103,25 +106,31 @@ impl Port for Pump {
     }
 }
 
-fn tcp_pair(buffer: usize, congestion: &str) -> [Box<dyn Links>; 2] {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");
-    let (far, _) = listener.accept().expect("loopback");
-    for stream in [&near, &far] {
-        let socket = SockRef::from(stream);
-        stream.set_nodelay(true).expect("a TCP option");
-        if buffer > 0 {
-            socket.set_send_buffer_size(buffer).expect("a socket option");
-            socket.set_recv_buffer_size(buffer).expect("a socket option");
-        }
-        #[cfg(target_os = "linux")]
-        if !congestion.is_empty() {
-            socket.set_tcp_congestion(congestion.as_bytes()).expect("a known algorithm");
-        }
-    }
-    let near = TcpLinks::new(Peer(0), vec![vec![], vec![near]]).expect("an epoll");
-    let far = TcpLinks::new(Peer(1), vec![vec![far], vec![]]).expect("an epoll");
-    [Box::new(near), Box::new(far)]
+/// A mesh of `world` threads; the links, and the longest time a rank took to join.
+fn mesh(world: u32, config: &TcpConfig) -> (Vec<Box<dyn Links>>, Duration) {
+    let bind = |_| Listener::bind(config).expect("a loopback address");
+    let listeners: Vec<Listener> = (0..world).map(bind).collect();
+    let peers: Vec<Endpoint> = listeners.iter().map(Listener::endpoint).collect();
+    let meshes: Vec<Mesh> = std::thread::scope(|scope| {
+        let join = |(me, listener): (u32, Listener)| {
+            let (peers, key) = (&peers, JobKey::new([7; 32]));
+            let who = Membership { job_id: "speed".into(), key, epoch: 0, me: Peer(me), world };
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut progress = |_: &Progress| ControlFlow::Continue(());
+            scope.spawn(move || listener.form(peers, &who, deadline, &mut progress))
+        };
+        let ranks: Vec<_> = (0..).zip(listeners).map(join).collect();
+        let mesh = |rank: std::thread::ScopedJoinHandle<'_, Result<Mesh, _>>| {
+            rank.join().expect("a rank").expect("the mesh forms")
+        };
+        ranks.into_iter().map(mesh).collect()
+    });
+    let longest = meshes.iter().map(|mesh| mesh.report.elapsed).max().unwrap_or_default();
+    (meshes.into_iter().map(|mesh| Box::new(mesh.links) as Box<dyn Links>).collect(), longest)
+}
+
+fn tcp_pair(config: &TcpConfig) -> [Box<dyn Links>; 2] {
+    mesh(2, config).0.try_into().ok().expect("two ranks")
 }
 
 fn local_pair() -> [Box<dyn Links>; 2] {
@@ -209,11 +218,28 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let mut args = std::env::args().skip(1);
     let kind = args.next().unwrap_or_else(|| "tcp".into());
-    let buffer = args.next().map_or(0, |text| text.parse().expect("buffer bytes"));
-    let congestion = args.next().unwrap_or_default();
+    let mut config = TcpConfig {
+        interface: InterfaceChoice::address(Ipv4Addr::LOCALHOST.into()),
+        ..TcpConfig::default()
+    };
+    if let Some(text) = args.next() {
+        config.buffers = Buffers::Bytes(text.parse().expect("buffer bytes"));
+    }
+    if let Some(name) = args.next() {
+        config.congestion = Congestion::Named(name);
+    }
+    if let Some(text) = args.next() {
+        config.lanes = text.parse().expect("lanes");
+    }
     let mut out = std::io::stdout().lock();
-    let pair = || if kind == "local" { local_pair() } else { tcp_pair(buffer, &congestion) };
+    let pair = || if kind == "local" { local_pair() } else { tcp_pair(&config) };
     let mut say = |line: String| writeln!(out, "{line}").expect("standard output");
+    if kind != "local" {
+        for world in [2, 4, 8, 16] {
+            let times = (0..5).map(|_| mesh(world, &config).1.as_secs_f64() * 1e3);
+            say(format!("mesh of {world:>2} ranks in {:.1} ms", median(times.collect())));
+        }
+    }
     let mut links = pair();
     for (bytes, rounds) in [(4, 20_000), (1024, 20_000), (16 << 10, 10_000), (256 << 10, 500)] {
         let times = (0..5).map(|_| ping_pong(&mut links, bytes, rounds).as_secs_f64() * 1e6);

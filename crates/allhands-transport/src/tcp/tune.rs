@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -29,15 +30,11 @@ pub(super) fn at_start(stream: &TcpStream) -> io::Result<()> {
 /// Whether a connection leads to an address of its own host.
 pub(super) fn is_same_host(stream: &TcpStream) -> bool {
     let (near, far) = (stream.local_addr(), stream.peer_addr());
-    let ip = |address: io::Result<std::net::SocketAddr>| address.ok().map(|address| address.ip());
+    let ip = |at: io::Result<SocketAddr>| -> Option<IpAddr> { Some(at.ok()?.ip()) };
     match (ip(near), ip(far)) {
-        (Some(near), Some(far)) => near == far || (is_loopback(near) && is_loopback(far)),
+        (Some(near), Some(far)) => near == far || (near.is_loopback() && far.is_loopback()),
         _ => false,
     }
-}
-
-fn is_loopback(address: IpAddr) -> bool {
-    address.is_loopback()
 }
 
 /// Options of a data connection whose peer is proven. All are wishes: a connection works without.
@@ -77,15 +74,16 @@ fn set_congestion(socket: &SockRef<'_>, wanted: &Congestion, same_host: bool) {
 fn set_congestion(_: &SockRef<'_>, _: &Congestion, _: bool) {}
 
 /// Options of a control connection whose peer is proven.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn control(stream: &TcpStream) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Err(error) =
-        SockRef::from(stream).set_tcp_user_timeout(Some(CONTROL_UNACKNOWLEDGED_LIMIT))
-    {
+    let limit = Some(CONTROL_UNACKNOWLEDGED_LIMIT);
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(limit) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT not set");
     }
-    let _ = stream;
 }
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn control(_: &TcpStream) {}
 
 /// The largest buffer that a process without privileges gets, in bytes.
 fn largest_buffer() -> usize {
