@@ -135,10 +135,10 @@ impl Driver {
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || (self.acceptable && self.accept_again.is_none()) {
             return Some(Duration::ZERO);
         }
-        let accept = if self.acceptable { Some(self.accept_again.unwrap_or(now)) } else { None };
+        let accept = self.accept_again;
         let stray = self.strays.first_key_value().map(|(_, since)| *since + GREETING_LIMIT);
         let next = accept.into_iter().chain(stray).min()?;
         // Rounded up, lest the poll returns just before the moment and spins.

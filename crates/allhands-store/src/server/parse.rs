@@ -107,6 +107,7 @@ impl Parser {
                     if !self.take_field(4, input) {
                         return Ok(None);
                     }
+                    // Only the lower half is read of it.
                     self.number = self.field_value() as i64;
                     self.stage = Stage::Complete;
                 }
@@ -169,7 +170,6 @@ impl Parser {
         if self.filled < size {
             return false;
         }
-        self.field[size..].fill(0);
         self.filled = 0;
         true
     }
