@@ -31,13 +31,11 @@ impl Cell {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Leaves the outcome. A future that waits is woken.
-    pub(crate) fn put(&self, outcome: Outcome) {
+    /// Leaves the outcome. Returns the future that waits, to be woken outside the driver's seat.
+    pub(crate) fn put(&self, outcome: Outcome) -> Option<Waker> {
         *lock(&self.outcome) = Some(outcome);
         self.done.store(true, Ordering::Release);
-        if let Some(waker) = lock(&self.waker).take() {
-            waker.wake();
-        }
+        lock(&self.waker).take()
     }
 
     /// Takes the outcome, once.

@@ -264,7 +264,7 @@ impl Communicator {
                 Pending { kept, ..self.pending(cell, operation, options) }
             }
             Err((error, input, data)) => {
-                cell.put(Outcome::Invalid(error, input, data));
+                let _nobody_waits_yet = cell.put(Outcome::Invalid(error, input, data));
                 self.pending(cell, operation, options)
             }
         }

@@ -1,6 +1,7 @@
 //! The driver's seat from the inside: the engine, its links, and one step of driving them.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use allhands_engine::{
@@ -35,6 +36,10 @@ pub(crate) struct Core {
     pub(crate) links: Box<dyn Links>,
     cells: Vec<Option<Arc<Cell>>>,
     awaited: Vec<Peer>,
+    /// Calls that were not taken since the last delivery.
+    refused: usize,
+    /// Futures whose operations have ended.
+    wakers: Vec<Waker>,
 }
 
 /// Lets a link reach the engine.
@@ -69,9 +74,12 @@ impl Port for EnginePort<'_> {
 /// Operations in flight above which the driver asks for readiness instead of trying each peer.
 const DIRECT_PENDING_MAX: usize = 4;
 
+/// Reads of a peer whose control connection has ended; what a socket can hold is less.
+const LAST_VISITS_MAX: u32 = 4096;
+
 impl Core {
     pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
-        Self { engine, links, cells: Vec::new(), awaited: Vec::new() }
+        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), refused: 0, wakers: Vec::new() }
     }
 
     /// Takes over what another thread asked for.
@@ -94,8 +102,15 @@ impl Core {
                 self.engine.handle_control(peer, &header, &message);
             }
             Call::ControlClosed(peer, cause) => {
-                // What came before the end counts: a goodbye may be among it.
-                self.links.poll(Some(Duration::ZERO), &mut EnginePort(&mut self.engine));
+                // What came before the end counts: a goodbye may be behind a lot of it.
+                let mut visits = 0;
+                while visits < LAST_VISITS_MAX && !self.engine.has_left(peer) {
+                    let got = self.links.receive(peer, &mut EnginePort(&mut self.engine));
+                    if got == 0 {
+                        break;
+                    }
+                    visits += 1;
+                }
                 if !self.engine.has_left(peer) {
                     self.engine.handle_closed(peer, &cause.to_string());
                 }
@@ -114,20 +129,33 @@ impl Core {
                 }
                 self.cells[key.index()] = Some(cell);
             }
-            Err(refused) => cell.put(Outcome::Refused(refused)),
+            Err(refused) => {
+                self.wakers.extend(cell.put(Outcome::Refused(refused)));
+                self.refused += 1;
+            }
         }
     }
 
-    /// Hands finished operations to those who asked. Returns how many there were.
+    /// Hands finished operations to those who asked. Returns how many callers have got an answer since the
+    /// last time, refusals included.
     pub(crate) fn deliver(&mut self) -> usize {
-        let mut delivered = 0;
+        let mut delivered = std::mem::take(&mut self.refused);
         while let Some(finished) = self.engine.poll_finished() {
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
-                cell.put(Outcome::Finished(finished));
+                self.wakers.extend(cell.put(Outcome::Finished(finished)));
                 delivered += 1;
             }
         }
         delivered
+    }
+
+    pub(crate) fn has_wakers(&self) -> bool {
+        !self.wakers.is_empty()
+    }
+
+    /// Moves the wakers of futures that may go on to `wakers`.
+    pub(crate) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.append(&mut self.wakers);
     }
 
     /// Writes what has become ready to be sent.
@@ -167,10 +195,14 @@ impl Core {
         Some((peer, out.message.encode(out.address)))
     }
 
-    /// Delivers what was sent and says goodbye to every peer.
-    pub(crate) fn shutdown(&mut self, deadline: Instant) {
+    /// Says goodbye to every peer, behind what was sent.
+    pub(crate) fn leave(&mut self) {
         self.engine.leave();
         self.flush();
+    }
+
+    /// Delivers what was sent and closes the links.
+    pub(crate) fn shutdown(&mut self, deadline: Instant) {
         // A peer that is gone already has nothing to be told.
         let _ = self.links.shutdown(deadline, &mut EnginePort(&mut self.engine));
     }

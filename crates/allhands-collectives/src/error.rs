@@ -334,6 +334,25 @@ impl Who {
         self.failed(&failure, limit)
     }
 
+    /// The error of a call that needs a rank which has left in order; the group goes on without it.
+    pub(crate) fn left(&self, operation: Operation, rank: Rank, limit: Duration) -> Error {
+        let call = CallFacts::of(&Descriptor { op: operation.code(), ..Descriptor::default() });
+        Error::PeerFailed {
+            context: Box::new(Context {
+                group: self.group.clone(),
+                call,
+                sequence: 0,
+                channel: 0,
+                rank: self.rank,
+                world_size: self.members.len() as u32,
+                elapsed: Duration::ZERO,
+                limit,
+            }),
+            ranks: vec![rank],
+            reason: "it had left the group before this call".to_owned(),
+        }
+    }
+
     pub(crate) fn failed(&self, failure: &Failure, limit: Duration) -> Error {
         let report = &failure.report;
         let context = Box::new(Context {

@@ -1,4 +1,8 @@
-//! Drives the engine over links: the collectives as a slice and tensor API.
+//! Drives the engine over links: whoever waits drives, a service thread does the rest.
+//!
+//! A [`Mesh`] is one process's connections to its peers; a [`Communicator`] is a group of ranks on it. Every
+//! collective is a [`Spec`] with buffers: borrowed for [`Communicator::run`], owned for [`Communicator::start`], lent for a
+//! while in [`Communicator::scope`]. Errors say who called what, and who is missing or to blame.
 
 #![forbid(unsafe_code)]
 
@@ -21,3 +25,14 @@ pub use operation::{CallFacts, Operation};
 pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
 pub use selection::Selection;
+
+pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
+pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};
+pub use allhands_tensor::{DType, ReduceOp, Tensor};
+pub use allhands_transport::{Control, Links, local};
+pub use allhands_wire::{Cause, Peer};
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

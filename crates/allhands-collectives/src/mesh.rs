@@ -1,8 +1,10 @@
 //! One process's place in the mesh: whoever waits drives, and a service thread does the rest.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,7 +53,7 @@ impl MeshConfig {
     }
 }
 
-/// Calls that may wait for the driver; more than the engine takes in flight would be refused anyway.
+/// Calls that may wait for the driver; callers beyond wait for room.
 const INBOX_MAX: usize = 1 << 16;
 
 /// Longest sleep of a driver: bounds how late it notices what only a clock can tell it.
@@ -72,11 +74,13 @@ pub(crate) struct Shared {
     inbox: Mutex<VecDeque<Call>>,
     inbox_filled: AtomicBool,
     control_out: Mutex<VecDeque<(Peer, ControlFrame)>>,
+    /// Futures to wake. The service thread does it, outside the driver's seat: a waker is foreign code.
+    wakers: Mutex<Vec<Waker>>,
     links_waker: Arc<dyn Wake>,
     control_waker: Arc<dyn Wake>,
     /// The driver sleeps, or is about to: a new call must wake it.
     asleep: AtomicBool,
-    /// Operations in flight, as of the last step.
+    /// Operations in flight and whatever else keeps the engine restless, as of the last step.
     pending: AtomicUsize,
     closing: AtomicBool,
     config: MeshConfig,
@@ -120,6 +124,7 @@ impl Mesh {
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
             control_out: Mutex::new(VecDeque::new()),
+            wakers: Mutex::new(Vec::new()),
             asleep: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -160,6 +165,10 @@ impl Drop for Mesh {
         self.shared.control_waker.wake();
         self.shared.links_waker.wake();
         if let Some(service) = self.service.take() {
+            if service.thread().id() == std::thread::current().id() {
+                // A future that was woken held the last handle: the service thread ends by itself.
+                return;
+            }
             // The service thread does not panic; if it did, there is nothing left to stop.
             let _ = service.join();
         }
@@ -219,21 +228,27 @@ impl Shared {
     }
 
     fn enqueue(&self, call: Call) {
-        {
-            let mut inbox = lock(&self.inbox);
-            assert!(inbox.len() < INBOX_MAX, "more calls than the engine takes in flight");
-            inbox.push_back(call);
-        }
-        self.inbox_filled.store(true, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) {
-            self.links_waker.wake();
-        }
-        // The driver may have left between the failed attempt and the push: then nobody would look.
-        if self.seat.try_take() {
-            let mut core = self.sit();
-            self.drain(&mut core);
-            core.flush();
-            self.finish_step(&mut core);
+        let mut call = Some(call);
+        while call.is_some() {
+            {
+                let mut inbox = lock(&self.inbox);
+                if inbox.len() < INBOX_MAX {
+                    inbox.extend(call.take());
+                }
+            }
+            self.inbox_filled.store(true, Ordering::SeqCst);
+            if self.asleep.load(Ordering::SeqCst) {
+                self.links_waker.wake();
+            }
+            // The driver may have left between the failed attempt and the push: then nobody would look.
+            if self.seat.try_take() {
+                let mut core = self.sit();
+                self.drain(&mut core);
+                core.flush();
+                self.finish_step(&mut core);
+            } else if call.is_some() {
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -262,7 +277,8 @@ impl Shared {
         let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
         let over = || cell.is_done() || until.is_some_and(|at| Instant::now() >= at);
         match self.seat.take_unless(over, patience) {
-            Turn::Done => {}
+            // Who left the seat may have counted on this thread to take it.
+            Turn::Done => self.hand_over(self.seat.is_deserted()),
             Turn::Drive => self.drive(&mut self.sit(), cell, until),
         }
     }
@@ -270,10 +286,17 @@ impl Shared {
     /// Leaves the seat to a thread that waits, else to the service thread if there is work.
     fn leave(&self) {
         let taken_over = self.seat.leave();
-        let work = self.pending.load(Ordering::Relaxed) > 0
-            || self.inbox_filled.load(Ordering::SeqCst)
-            || !lock(&self.control_out).is_empty();
-        if !taken_over && work {
+        self.hand_over(!taken_over);
+    }
+
+    /// Tells the service thread of work that nobody else will do.
+    fn hand_over(&self, deserted: bool) {
+        let work = || {
+            self.pending.load(Ordering::SeqCst) > 0
+                || self.inbox_filled.load(Ordering::SeqCst)
+                || !lock(&self.control_out).is_empty()
+        };
+        if deserted && work() {
             self.control_waker.wake();
         }
     }
@@ -295,11 +318,16 @@ impl Shared {
     /// threads were told.
     fn finish_step(&self, core: &mut Core) {
         let delivered = core.deliver();
-        self.pending.store(core.engine.pending(), Ordering::Relaxed);
+        let unattended = core.engine.pending() + usize::from(core.engine.is_restless());
+        self.pending.store(unattended, Ordering::SeqCst);
         if delivered > 0 {
             self.seat.announce();
         }
         let mut told = false;
+        if core.has_wakers() {
+            core.take_wakers(&mut lock(&self.wakers));
+            told = true;
+        }
         while let Some(frame) = core.poll_control() {
             lock(&self.control_out).push_back(frame);
             told = true;
@@ -318,8 +346,12 @@ impl Shared {
         loop {
             steps = steps.wrapping_add(1);
             if steps % STEPS_PER_TICK == 0 {
-                // Traffic of one group must not hide the deadlines of another.
-                core.tick(Instant::now());
+                // Traffic of one group must not hide the deadlines of another, nor this thread's own.
+                let now = Instant::now();
+                core.tick(now);
+                if until.is_some_and(|until| now >= until) {
+                    return;
+                }
             }
             if self.inbox_filled.load(Ordering::Relaxed) {
                 self.drain(core);
@@ -403,7 +435,8 @@ impl Service {
                 self.watch(now, &heard, &mut gone);
             }
             self.send_control();
-            let unattended = self.shared.pending.load(Ordering::Relaxed) > 0
+            self.wake_futures();
+            let unattended = self.shared.pending.load(Ordering::SeqCst) > 0
                 || self.shared.inbox_filled.load(Ordering::SeqCst);
             if unattended && !self.shared.seat.is_wanted() && self.shared.seat.try_take() {
                 self.attend(&mut self.shared.sit());
@@ -422,13 +455,21 @@ impl Service {
         shared.drain(core);
         core.flush();
         shared.finish_step(core);
-        if core.engine.pending() > 0 && !shared.seat.is_wanted() {
+        if shared.pending.load(Ordering::SeqCst) > 0 && !shared.seat.is_wanted() {
             shared.sleep(core, Instant::now(), SERVICE_SLEEP);
         } else {
             core.tick(Instant::now());
         }
         core.flush();
         shared.finish_step(core);
+    }
+
+    /// Wakes futures whose operations have ended. A waker that panics harms only its own task.
+    fn wake_futures(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.shared.wakers));
+        for waker in wakers {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 
     fn send_control(&mut self) {
@@ -482,11 +523,16 @@ impl Service {
         let deadline = Instant::now() + self.shared.config.linger;
         self.shared.with_core(|core| {
             self.shared.drain(core);
-            core.flush();
+            core.leave();
             self.shared.finish_step(core);
+        });
+        // Peers that have nothing to do look at their links when they hear of it.
+        self.send_control();
+        self.shared.with_core(|core| {
             core.shutdown(deadline);
             self.shared.finish_step(core);
         });
+        self.wake_futures();
         self.send_control();
         let _ = self.control.shutdown(deadline, &mut |_| {});
     }

@@ -123,6 +123,7 @@ pub(crate) fn judge(
         Outcome::Refused(refused) => {
             let error = match refused.reason {
                 Refusal::Failed(report) => who.refused(operation, &report, limit),
+                Refusal::Left { rank } => who.left(operation, rank, limit),
                 reason => who.invalid(operation, Invalid::Refused(reason)),
             };
             (Err(error), refused.input, refused.data)

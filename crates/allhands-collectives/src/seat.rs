@@ -80,6 +80,12 @@ impl Seat {
         }
     }
 
+    /// Whether nobody drives and nobody is parked who would.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let state = lock(&self.state);
+        !state.taken && state.waiting == 0
+    }
+
     /// Whether a parked thread would rather drive.
     pub(crate) fn is_wanted(&self) -> bool {
         lock(&self.state).waiting > 0

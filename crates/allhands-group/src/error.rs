@@ -56,16 +56,18 @@ pub enum Error {
     },
     /// Ranks were started with different world sizes.
     #[error(
-        "rank {} was started with a world of {mine}, rank 0 with {theirs}; start all ranks with the same world size",
-        rank.0
+        "rank {} was started with a world of {mine}, rank {} with {theirs}; start all ranks with the same world size",
+        rank.0, other.0
     )]
     WorldSize {
         /// This rank.
         rank: Rank,
         /// What this rank was told.
         mine: u32,
-        /// What rank 0 was told.
-        theirs: String,
+        /// A rank that was told otherwise.
+        other: Rank,
+        /// What that rank was told.
+        theirs: u32,
     },
     /// The mesh could not be formed.
     #[error(transparent)]
@@ -99,6 +101,7 @@ impl Error {
         match self {
             Self::Operation(error) => error.ranks(),
             Self::Rendezvous { missing, .. } => missing.clone(),
+            Self::WorldSize { other, .. } => vec![*other],
             _ => Vec::new(),
         }
     }

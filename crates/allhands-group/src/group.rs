@@ -283,11 +283,6 @@ impl Meeting {
 
     /// The configured key, or the one that rank 0 draws and publishes.
     fn key(&self, configured: Option<&JobKey>) -> Result<JobKey, Error> {
-        if self.rank == Rank(0) {
-            self.store
-                .set("world_size", self.world_size.to_string().as_bytes())
-                .map_err(|e| self.failed(e))?;
-        }
         if let Some(key) = configured {
             return Ok(key.clone());
         }
@@ -323,14 +318,25 @@ impl Meeting {
         Error::Rendezvous { rank: self.rank, world_size: self.world_size, missing, limit: self.limit }
     }
 
-    /// Publishes this rank's address and collects everybody's.
+    /// Publishes this rank's address and idea of the world, and collects everybody's. A rank with another
+    /// idea would wait for ranks that never come.
     fn exchange(&self, mine: &Endpoint) -> Result<Vec<Endpoint>, Error> {
         let key = |rank: u32| format!("rank/{rank}");
-        self.store.set(&key(self.rank.0), &mine.encode()).map_err(|e| self.failed(e))?;
+        let mut entry = self.world_size.to_le_bytes().to_vec();
+        entry.extend_from_slice(&mine.encode());
+        self.store.set(&key(self.rank.0), &entry).map_err(|e| self.failed(e))?;
         let mut peers = Vec::with_capacity(self.world_size as usize);
         for rank in 0..self.world_size {
             match self.store.get_within(&key(rank), self.left()) {
-                Ok(bytes) => peers.push(Endpoint::decode(&bytes)?),
+                Ok(entry) => {
+                    let (world, endpoint) = entry.split_first_chunk().unwrap_or((&[0; 4], &[]));
+                    let theirs = u32::from_le_bytes(*world);
+                    if theirs != self.world_size {
+                        let (rank, mine, other) = (self.rank, self.world_size, Rank(rank));
+                        return Err(Error::WorldSize { rank, mine, other, theirs });
+                    }
+                    peers.push(Endpoint::decode(endpoint)?);
+                }
                 Err(error) if error.is_timeout() => {
                     let gone = |rank: &u32| !self.store.check(&[&key(*rank)]).unwrap_or(false);
                     let missing = (rank..self.world_size).filter(gone).map(Rank).collect();
@@ -338,23 +344,7 @@ impl Meeting {
                 }
                 Err(error) => return Err(self.failed(error)),
             }
-            if rank == 0 {
-                self.check_world_size()?;
-            }
         }
         Ok(peers)
-    }
-
-    /// A rank with another idea of the world would wait for ranks that never come.
-    fn check_world_size(&self) -> Result<(), Error> {
-        let theirs = self.store.get_within("world_size", self.left()).map_err(|e| self.failed(e))?;
-        if theirs == self.world_size.to_string().as_bytes() {
-            return Ok(());
-        }
-        Err(Error::WorldSize {
-            rank: self.rank,
-            mine: self.world_size,
-            theirs: String::from_utf8_lossy(&theirs).into_owned(),
-        })
     }
 }

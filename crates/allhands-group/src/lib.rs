@@ -1,4 +1,8 @@
 //! Process groups: rendezvous, every collective, blocking and async, errors that name the rank.
+//!
+//! [`ProcessGroup::from_env`] joins the group that a launcher describes; [`ProcessGroup::connect`] meets through any store;
+//! [`ProcessGroup::local`] makes ranks of threads. Blocking verbs borrow slices, arrays, vectors and tensors; `_async` verbs
+//! take tensors and return [`Work`], which gives them back and is also a future.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +10,7 @@ mod config;
 pub mod env;
 mod error;
 mod group;
+mod scope;
 mod verbs;
 mod work;
 
@@ -16,4 +21,10 @@ pub use allhands_wire::JobKey;
 pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, TableChoice};
 pub use error::Error;
 pub use group::ProcessGroup;
+pub use scope::Scope;
 pub use work::{Work, WorkError};
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -84,7 +84,7 @@ impl<'a> Input<'a> {
 }
 
 /// The bytes of a result; they must lie one after the other.
-fn contiguous<'a>(buffer: &'static str, view: TensorMut<'a>) -> Check<&'a mut [u8]> {
+pub(crate) fn contiguous<'a>(buffer: &'static str, view: TensorMut<'a>) -> Check<&'a mut [u8]> {
     view.into_bytes().map_err(|_| Invalid::Strided { buffer })
 }
 
@@ -214,18 +214,23 @@ impl ProcessGroup {
         input: impl Into<TensorRef<'a>>,
         output: impl Into<TensorMut<'a>>,
     ) -> Result<(), Error> {
-        let (input, result) = (input.into(), output.into());
-        let prepared = (|| {
-            same_dtype("output", result.dtype(), input.dtype())?;
-            let expected = input.numel() * self.world_size() as usize;
-            length("output", result.numel(), expected, "world size times the input")?;
-            contiguous("output", result)
-        })();
-        let result = prepared.map_err(|e| self.refuse(Operation::AllGather, e))?;
+        let input = input.into();
+        let checked = self.check_all_gather_into(&input, output.into());
+        let (spec, output) = checked.map_err(|e| self.refuse(Operation::AllGather, e))?;
+        self.run(&spec, [Input::of(&input).bytes()], [output])
+    }
+
+    pub(crate) fn check_all_gather_into<'a>(
+        &self,
+        input: &TensorRef<'_>,
+        output: TensorMut<'a>,
+    ) -> Check<(Spec, &'a mut [u8])> {
+        same_dtype("output", output.dtype(), input.dtype())?;
+        let expected = input.numel() * self.world_size() as usize;
+        length("output", output.numel(), expected, "world size times the input")?;
         let counts = Counts::Equal(input.numel() as u64);
         let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
-        let input = Input::of(&input);
-        self.run(&spec, [input.bytes()], [result])
+        Ok((spec, contiguous("output", output)?))
     }
 
     /// The root gets every rank's `input` in `outputs`; the other ranks pass no outputs.
@@ -348,19 +353,25 @@ impl ProcessGroup {
         output: impl Into<TensorMut<'a>>,
         op: ReduceOp,
     ) -> Result<(), Error> {
-        let (input, result) = (input.into(), output.into());
-        let (dtype, len) = (result.dtype(), result.numel());
-        let prepared = (|| {
-            same_dtype("input", input.dtype(), dtype)?;
-            let expected = len * self.world_size() as usize;
-            length("input", input.numel(), expected, "world size times the output")?;
-            contiguous("output", result)
-        })();
-        let result = prepared.map_err(|e| self.refuse(Operation::ReduceScatter, e))?;
+        let input = input.into();
+        let checked = self.check_reduce_scatter_into(&input, output.into(), op);
+        let (spec, output) = checked.map_err(|e| self.refuse(Operation::ReduceScatter, e))?;
+        self.run(&spec, [Input::of(&input).bytes()], [output])
+    }
+
+    pub(crate) fn check_reduce_scatter_into<'a>(
+        &self,
+        input: &TensorRef<'_>,
+        output: TensorMut<'a>,
+        op: ReduceOp,
+    ) -> Check<(Spec, &'a mut [u8])> {
+        let (dtype, len) = (output.dtype(), output.numel());
+        same_dtype("input", input.dtype(), dtype)?;
+        let expected = len * self.world_size() as usize;
+        length("input", input.numel(), expected, "world size times the output")?;
         let counts = Counts::Equal(len as u64);
         let spec = Spec::new(Shape::ReduceScatter { counts }, Some(dtype), Some(op));
-        let input = Input::of(&input);
-        self.run(&spec, [input.bytes()], [result])
+        Ok((spec, contiguous("output", output)?))
     }
 
     /// Every rank sends `inputs[r]` to rank `r` and gets its message in `outputs[r]`. Lengths are free.
@@ -395,20 +406,25 @@ impl ProcessGroup {
         input: impl Into<TensorRef<'a>>,
         output: impl Into<TensorMut<'a>>,
     ) -> Result<(), Error> {
-        let (input, result) = (input.into(), output.into());
+        let input = input.into();
+        let checked = self.check_all_to_all_single(&input, output.into());
+        let (spec, output) = checked.map_err(|e| self.refuse(Operation::AllToAll, e))?;
+        self.run(&spec, [Input::of(&input).bytes()], [output])
+    }
+
+    pub(crate) fn check_all_to_all_single<'a>(
+        &self,
+        input: &TensorRef<'_>,
+        output: TensorMut<'a>,
+    ) -> Check<(Spec, &'a mut [u8])> {
         let dtype = input.dtype();
-        let prepared = (|| {
-            same_dtype("output", result.dtype(), dtype)?;
-            self.divisible("input", input.numel())?;
-            self.divisible("output", result.numel())?;
-            length("output", result.numel(), input.numel(), "as long as the input")?;
-            contiguous("output", result)
-        })();
-        let result = prepared.map_err(|e| self.refuse(Operation::AllToAll, e))?;
+        same_dtype("output", output.dtype(), dtype)?;
+        self.divisible("input", input.numel())?;
+        self.divisible("output", output.numel())?;
+        length("output", output.numel(), input.numel(), "as long as the input")?;
         let block = Counts::Equal((input.numel() / self.world_size() as usize) as u64);
         let shape = Shape::AllToAll { send: block.clone(), recv: block };
-        let input = Input::of(&input);
-        self.run(&Spec::new(shape, Some(dtype), None), [input.bytes()], [result])
+        Ok((Spec::new(shape, Some(dtype), None), contiguous("output", output)?))
     }
 
     /// As [`ProcessGroup::all_to_all_single`], with blocks of `send[r]` and `recv[r]` rows (entries of the first

@@ -1,0 +1,18 @@
+//! Every rank contributes its number; all learn the sum and the largest.
+//!
+//! Start it with a launcher, for example
+//! `torchrun --no-python --nproc-per-node 4 target/release/examples/all_reduce`,
+//! or by hand with `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` set for each process.
+#![allow(clippy::print_stdout, reason = "an example speaks")]
+
+use allhands::prelude::*;
+
+fn main() -> Result<(), Error> {
+    let group = ProcessGroup::from_env()?;
+    let mut sum = [group.rank().0 + 1];
+    group.all_reduce(&mut sum, ReduceOp::Sum)?;
+    let mut largest = [group.rank().0];
+    group.all_reduce(&mut largest, ReduceOp::Max)?;
+    println!("rank {} of {}: sum {}, largest {}", group.rank().0, group.world_size(), sum[0], largest[0]);
+    Ok(())
+}
