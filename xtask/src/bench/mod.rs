@@ -6,7 +6,7 @@
 //!
 //! One module a job: [`cli`] what is asked, [`sizes`] and [`cells`] what is measured, [`models`]
 //! real gradient lists, [`launch`] processes and their control sockets, [`protocol`] what is said
-//! on those, [`peers`] other systems, [`limits`] the machine, [`run`] the rounds, [`stats`] and
+//! on those, [`peers`] other systems, [`limits`] the machine, [`predict`] the cost model's word, [`run`] the rounds, [`stats`] and
 //! [`record`] what is kept, [`table`] and [`plot`] what is shown, [`machine`] where it was measured.
 
 pub mod cells;
@@ -17,6 +17,7 @@ pub mod machine;
 pub mod models;
 pub mod peers;
 pub mod plot;
+pub mod predict;
 pub mod protocol;
 pub mod record;
 pub mod run;

@@ -16,6 +16,7 @@ use super::launch::{Spec, System};
 use super::limits::{self, Effort, Limit};
 use super::machine::{self, Machine};
 use super::peers;
+use super::predict;
 use super::protocol::{MAX_SAMPLES, Reply};
 use super::record::{Entrant, Measured, Outcome, Protocol, Record, Times, VERSION};
 use super::sizes;
@@ -34,6 +35,9 @@ const MEMORY_SHARE: f64 = 0.6;
 const VERIFY_AGAIN: u64 = 4 << 20;
 /// Single operations are timed for this part of a loop's budget, in each of two passes.
 const SINGLE_PART: u32 = 4;
+
+/// Our name among the systems.
+const OURS: &str = "allhands";
 
 /// The rule, as it stands in records.
 const RULE: &str = "back-to-back loops on warmed buffers, time over operations, slowest rank; \
@@ -70,8 +74,10 @@ fn one(settings: &Settings) -> Result<()> {
     let worker = build_worker(&progress)?;
     let mut racers = start(settings, &worker, &progress, &mut notes)?;
     let limits = measure_limits(settings, &worker, &progress)?;
+    let machine = Machine::here();
+    let network = predict::network(&limits, settings.ranks, machine.cores);
     let systems: Vec<Entrant> = racers.iter().map(Racer::entrant).collect();
-    let mut results = Vec::new();
+    let mut results: Vec<Measured> = Vec::new();
     for cell in &settings.cells {
         let size = sizes::short(cell.bytes(settings.ranks));
         let label = cell.model.as_deref().unwrap_or(&size);
@@ -85,9 +91,14 @@ fn one(settings: &Settings) -> Result<()> {
         racer.finish();
     }
     progress.end();
+    for result in results.iter_mut().filter(|r| r.system == OURS) {
+        if let (Outcome::Timed(times), Some(network)) = (&mut result.outcome, &network) {
+            times.modelled_us = predict::microseconds(&result.cell, settings.ranks, network);
+        }
+    }
     let record = Record {
         version: VERSION,
-        machine: Machine::here(),
+        machine,
         protocol: Protocol {
             ranks: settings.ranks,
             transport: settings.transport.name().into(),
@@ -250,7 +261,7 @@ fn ours(settings: &Settings, worker: &Path) -> Result<Spec> {
             }
         }
     }
-    Ok(Spec { name: "allhands".into(), processes })
+    Ok(Spec { name: OURS.into(), processes })
 }
 
 fn measure_limits(settings: &Settings, worker: &Path, progress: &Progress) -> Result<Vec<Limit>> {
