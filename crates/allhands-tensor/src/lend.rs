@@ -23,17 +23,54 @@
 //! A token that is never dropped keeps its scope waiting for ever. That is the price of
 //! soundness; who holds tokens gives them back within a deadline of their own.
 
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::Thread;
+use std::sync::atomic::Ordering;
 
-/// Turns of the first wait, with the processor's pause hint.
-const SPINS: u32 = 64;
+use primitive::{AtomicUsize, Thread, UnsafeCell, fence, thread};
+
+/// The one door to what loom replaces. The ledger is model-checked with
+/// `RUSTFLAGS="--cfg loom" cargo test --release -p allhands-tensor --lib lend`.
+mod primitive {
+    #[cfg(loom)]
+    pub(super) use loom::{
+        cell::UnsafeCell,
+        sync::atomic::{AtomicUsize, fence},
+        thread::{self, Thread},
+    };
+    #[cfg(not(loom))]
+    pub(super) use std::{
+        sync::atomic::{AtomicUsize, fence},
+        thread::{self, Thread},
+    };
+
+    /// The standard cell with loom's interface.
+    #[cfg(not(loom))]
+    pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    #[cfg(not(loom))]
+    impl<T> UnsafeCell<T> {
+        pub(super) const fn new(value: T) -> Self {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline]
+        pub(super) fn with<R>(&self, body: impl FnOnce(*const T) -> R) -> R {
+            body(self.0.get())
+        }
+
+        #[inline]
+        pub(super) fn with_mut<R>(&self, body: impl FnOnce(*mut T) -> R) -> R {
+            body(self.0.get())
+        }
+    }
+}
+
+/// Turns of the first wait, with the processor's pause hint. The model goes straight to parking.
+const SPINS: u32 = if cfg!(loom) { 0 } else { 64 };
 /// Turns of the second wait, each of which offers the processor to another thread.
-const YIELDS: u32 = 32;
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 32 };
 
 /// Set in [`Ledger::state`] while the scope's thread is (about to be) parked.
 const PARKED: usize = 1;
@@ -51,6 +88,10 @@ struct Ledger {
 }
 
 impl Ledger {
+    fn new() -> Ledger {
+        Ledger { state: AtomicUsize::new(0), waiter: UnsafeCell::new(None) }
+    }
+
     /// Waits until no token is left.
     fn settle(&self) {
         for _ in 0..SPINS {
@@ -63,17 +104,17 @@ impl Ledger {
             if self.state.load(Ordering::Acquire) == 0 {
                 return;
             }
-            std::thread::yield_now();
+            thread::yield_now();
         }
         // SAFETY: Only this thread writes the cell, once, and tokens read it only after they have
         // seen PARKED, which is set below; so nobody reads it now.
-        unsafe { *self.waiter.get() = Some(std::thread::current()) };
+        self.waiter.with_mut(|waiter| unsafe { *waiter = Some(thread::current()) });
         // Release: who sees PARKED also sees the waiter.
         self.state.fetch_or(PARKED, Ordering::AcqRel);
         while self.state.load(Ordering::Acquire) != PARKED {
             // May return for no reason, hence the loop. A token that is dropped between the load
             // and the park has seen PARKED, so its unpark makes the park return at once.
-            std::thread::park();
+            thread::park();
         }
     }
 
@@ -100,10 +141,12 @@ impl Ledger {
             let mut waiter = None;
             if seen == TOKEN + PARKED {
                 // Acquire, so that the waiter written before PARKED is visible.
-                std::sync::atomic::fence(Ordering::Acquire);
+                fence(Ordering::Acquire);
                 // SAFETY: PARKED was seen, so the cell was written and will not be written again;
                 // our token is still counted, so it is alive.
-                waiter = unsafe { (*(*ledger.as_ptr()).waiter.get()).clone() };
+                let cell = unsafe { &(*ledger.as_ptr()).waiter };
+                // SAFETY: As above: nobody writes the cell any more.
+                waiter = cell.with(|waiter| unsafe { (*waiter).clone() });
             }
             // Release: what was done through the token happens before the scope's return.
             match state.compare_exchange_weak(
@@ -199,7 +242,7 @@ pub fn lend_scope<'env, F, R>(body: F) -> R
 where
     F: for<'scope> FnOnce(&'scope LendScope<'scope, 'env>) -> R,
 {
-    let ledger = Ledger { state: AtomicUsize::new(0), waiter: UnsafeCell::new(None) };
+    let ledger = Ledger::new();
     // Made before the body runs, dropped before the ledger: it also waits when the body panics.
     let settle = Settle(&ledger);
     let result = body(&LendScope { ledger: &ledger, scope: PhantomData, env: PhantomData });
@@ -301,5 +344,61 @@ impl Drop for LentRef {
 impl std::fmt::Debug for LentRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LentRef").field("len", &self.len()).finish()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    //! Every interleaving of a waiting scope and one or two tokens. Loom reports a lost wake-up as
+    //! a deadlock, and an unsynchronised access to the waiter or the data as a race.
+
+    use super::*;
+
+    /// Preemptions that loom explores per execution; the whole takes seconds.
+    const PREEMPTIONS_MAX: usize = 4;
+
+    /// What a scope's frame holds: the ledger, and data that tokens write.
+    struct Frame {
+        ledger: Ledger,
+        data: [UnsafeCell<u8>; 2],
+    }
+
+    // SAFETY: Each cell is written by one token, and read once the ledger has settled.
+    unsafe impl Sync for Frame {}
+
+    fn check(tokens: usize) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(PREEMPTIONS_MAX);
+        builder.check(move || {
+            let frame = loom::sync::Arc::new(Frame {
+                ledger: Ledger::new(),
+                data: [UnsafeCell::new(0), UnsafeCell::new(0)],
+            });
+            for token in 0..tokens {
+                frame.ledger.open();
+                let frame = loom::sync::Arc::clone(&frame);
+                thread::spawn(move || {
+                    // SAFETY: This token's own cell.
+                    frame.data[token].with_mut(|data| unsafe { *data = 7 });
+                    // SAFETY: The frame is alive by its count, and the token was opened above.
+                    unsafe { Ledger::close(NonNull::from(&frame.ledger)) };
+                });
+            }
+            frame.ledger.settle();
+            for data in &frame.data[..tokens] {
+                // SAFETY: All tokens are closed, so nobody writes any more.
+                assert_eq!(data.with(|data| unsafe { *data }), 7);
+            }
+        });
+    }
+
+    #[test]
+    fn one_token_is_awaited() {
+        check(1);
+    }
+
+    #[test]
+    fn two_tokens_are_awaited() {
+        check(2);
     }
 }
