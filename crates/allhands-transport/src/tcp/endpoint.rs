@@ -142,3 +142,45 @@ fn without_scope(address: &SocketAddr) -> SocketAddr {
 fn bad(what: &'static str) -> TransportError {
     TransportError::BadEndpoint { what }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn endpoint(addresses: Vec<SocketAddr>, host: [u8; 8]) -> Endpoint {
+        Endpoint::new(HostHash(host), &addresses).expect("one to four addresses")
+    }
+
+    proptest! {
+        #[test]
+        fn endpoints_survive_the_store(
+            addresses in proptest::collection::vec(any::<SocketAddr>(), 1..=ADDRESSES_MAX),
+            host in any::<[u8; 8]>(),
+        ) {
+            let sent = endpoint(addresses, host);
+            let bytes = sent.encode();
+            prop_assert!(bytes.len() <= ENDPOINT_LEN_MAX);
+            prop_assert_eq!(Endpoint::decode(&bytes).expect("it was encoded"), sent);
+            for cut in 0..bytes.len() {
+                prop_assert!(Endpoint::decode(&bytes[..cut]).is_err());
+            }
+            let longer = [&bytes[..], &[4]].concat();
+            prop_assert!(Endpoint::decode(&longer).is_err());
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(endpoint) = Endpoint::decode(&bytes) {
+                prop_assert!(Endpoint::decode(&endpoint.encode()).expect("it is one") == endpoint);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_addresses_has_limits() {
+        let address: SocketAddr = "10.0.0.1:1".parse().expect("an address");
+        assert!(Endpoint::new(HostHash([0; 8]), &[]).is_err());
+        assert!(Endpoint::new(HostHash([0; 8]), &[address; ADDRESSES_MAX + 1]).is_err());
+    }
+}
