@@ -148,8 +148,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn endpoint(addresses: Vec<SocketAddr>, host: [u8; 8]) -> Endpoint {
-        Endpoint::new(HostHash(host), &addresses).expect("one to four addresses")
+    fn endpoint(addresses: &[SocketAddr], host: [u8; 8]) -> Endpoint {
+        Endpoint::new(HostHash(host), addresses).expect("one to four addresses")
     }
 
     proptest! {
@@ -158,7 +158,7 @@ mod tests {
             addresses in proptest::collection::vec(any::<SocketAddr>(), 1..=ADDRESSES_MAX),
             host in any::<[u8; 8]>(),
         ) {
-            let sent = endpoint(addresses, host);
+            let sent = endpoint(&addresses, host);
             let bytes = sent.encode();
             prop_assert!(bytes.len() <= ENDPOINT_LEN_MAX);
             prop_assert_eq!(Endpoint::decode(&bytes).expect("it was encoded"), sent);
