@@ -179,17 +179,26 @@ struct Racer {
     name: String,
     what: String,
     system: Option<System>,
-    ours: bool,
+    side: Side,
+}
+
+/// Whose failure it is when a system fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// The run fails.
+    Ours,
+    /// It is out of the race.
+    Theirs,
 }
 
 impl Racer {
-    fn start(spec: Spec, settings: &Settings, ours: bool) -> Result<Self> {
+    fn start(spec: Spec, settings: &Settings, side: Side) -> Result<Self> {
         let system = System::start(spec, settings.ranks, START_LIMIT)?;
         Ok(Self {
             name: system.name().into(),
             what: system.what().into(),
             system: Some(system),
-            ours,
+            side,
         })
     }
 
@@ -219,12 +228,12 @@ fn start(
     let mut racers = Vec::new();
     if settings.subject == Subject::Ours {
         progress.say("starting allhands");
-        racers.push(Racer::start(ours(settings, worker)?, settings, true)?);
+        racers.push(Racer::start(ours(settings, worker)?, settings, Side::Ours)?);
     }
     for peer in &settings.peers {
         progress.say(&format!("starting {}", peer.name()));
         let started = match peer.find(settings.ranks, settings.transport, &target_folder())? {
-            Ok(spec) => Racer::start(spec, settings, false),
+            Ok(spec) => Racer::start(spec, settings, Side::Theirs),
             Err(missing) => Err(anyhow::anyhow!("{missing}")),
         };
         match (started, settings.absence) {
@@ -359,7 +368,7 @@ fn guarded<T>(
 ) -> Result<Result<T, String>> {
     match job(racer) {
         Ok(value) => Ok(Ok(value)),
-        Err(err) if racer.ours => Err(err),
+        Err(err) if racer.side == Side::Ours => Err(err),
         Err(err) => {
             racer.system = None;
             Ok(Err(format!("{err:#}")))
