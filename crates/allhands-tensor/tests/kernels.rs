@@ -2,7 +2,9 @@
 //! halves through the `half` crate, integers through `i128`.
 #![allow(clippy::print_stderr)]
 
-use allhands_tensor::{Bool, DType, Element, Kernel, ReduceOp, SimdLevel, bf16, f16};
+use allhands_tensor::{
+    Bool, DType, Element, Kernel, ReduceOp, SIMD_VARIABLE, SimdLevel, bf16, f16,
+};
 use proptest::prelude::*;
 
 const OPS: [ReduceOp; 9] = [
@@ -594,4 +596,33 @@ fn levels_have_names_and_the_best_one_is_there() {
     }
     let error = "sse9".parse::<SimdLevel>().expect_err("no such level");
     assert_eq!(error.to_string(), "`sse9` is not an instruction set; use generic, avx2 or avx512");
+}
+
+/// Set by the next test for its children: the level that they must find active.
+const EXPECTED_LEVEL: &str = "ALLHANDS_TEST_EXPECTED_LEVEL";
+
+#[test]
+fn the_variable_lowers_the_level_and_nonsense_does_not() {
+    if let Ok(expected) = std::env::var(EXPECTED_LEVEL) {
+        assert_eq!(SimdLevel::active().name(), expected);
+        assert_eq!(
+            Kernel::new(DType::F32, ReduceOp::Sum).expect("defined").level().name(),
+            expected
+        );
+        return;
+    }
+    let best = SimdLevel::best().name();
+    let mut cases = vec![(Some("generic"), "generic"), (Some("nonsense"), best), (None, best)];
+    cases.extend(levels().iter().map(|level| (Some(level.name()), level.name())));
+    for (asked, expected) in cases {
+        // The level is decided once in a process, so each case is a process: this test again.
+        let mut child = std::process::Command::new(std::env::current_exe().expect("a path"));
+        child.args(["--exact", "the_variable_lowers_the_level_and_nonsense_does_not"]);
+        child.env(EXPECTED_LEVEL, expected).env_remove(SIMD_VARIABLE);
+        if let Some(asked) = asked {
+            child.env(SIMD_VARIABLE, asked);
+        }
+        let output = child.output().expect("runs");
+        assert!(output.status.success(), "{asked:?}: {}", String::from_utf8_lossy(&output.stdout));
+    }
 }
