@@ -301,6 +301,14 @@ impl Shared {
         }
     }
 
+    /// Whether an operation in flight still has something for others.
+    fn is_owing(&self, core: &mut Core) -> bool {
+        self.drain(core);
+        core.flush();
+        self.finish_step(core);
+        core.engine.is_owing()
+    }
+
     fn drain(&self, core: &mut Core) -> bool {
         if !self.inbox_filled.swap(false, Ordering::SeqCst) {
             return false;
@@ -426,8 +434,16 @@ impl Service {
         let mut heard = vec![begun; self.world as usize];
         let mut gone = vec![false; self.world as usize];
         let mut next_ping = begun + self.shared.config.heartbeat;
-        while !self.shared.closing.load(Ordering::Acquire) {
+        let mut patient_until = None;
+        loop {
             let now = Instant::now();
+            if self.shared.closing.load(Ordering::Acquire) {
+                // What others count on goes on a while: a message whose receiver has not asked for it yet.
+                let until = *patient_until.get_or_insert(now + self.shared.config.linger);
+                if now >= until || !self.shared.with_core(|core| self.shared.is_owing(core)) {
+                    break;
+                }
+            }
             if now >= next_ping {
                 next_ping = now + self.shared.config.heartbeat;
                 let stamp_us = now.duration_since(begun).as_micros() as u64;

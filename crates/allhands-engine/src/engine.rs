@@ -450,7 +450,8 @@ impl Engine {
         }
         let world = owner.members.len() as u32;
         let gone = owner.members.iter().position(|peer| self.peers[peer.index()].closed);
-        if let Some(rank) = gone {
+        // While the group settles on a cause, the call waits for it: every call tells the same.
+        if let (Some(rank), Health::Good) = (gone, &owner.health) {
             return Err(Refusal::Left { rank: Rank(rank as u32) });
         }
         let owner = self.group_mut(group.0);
@@ -548,6 +549,13 @@ impl Engine {
         }
     }
 
+    /// Whether a message can neither go to its peer nor still come from it: the peer has left, and what it
+    /// sent before is not there as a whole.
+    fn out_of_reach(&self, owner: &Group, call: &PointSubmission, side: Side) -> bool {
+        let gone = self.peers[owner.peer_of(call.peer).index()].closed;
+        gone && !(side == Side::Recv && owner.point[call.peer.index()].holds(call.tag))
+    }
+
     /// A fresh point-to-point operation; its number is given by the caller.
     pub(crate) fn point_op(
         &mut self,
@@ -562,6 +570,9 @@ impl Engine {
             _ if call.peer.0 >= world => Some(Refusal::NoSuchRank { rank: call.peer, world }),
             _ if call.peer == owner.rank => Some(Refusal::ToSelf { rank: call.peer }),
             _ if side == Side::Recv && !call.buffer.is_writable() => Some(Refusal::ReadOnly),
+            Health::Good if self.out_of_reach(owner, &call, side) => {
+                Some(Refusal::Left { rank: call.peer })
+            }
             _ => None,
         };
         if let Some(reason) = reason {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use allhands_plan::{Op as Code, Rank};
 use allhands_wire::{
-    Address, Cause, Describe, Descriptor, Header, Merged, Message, Peer, Ping, Progress, Report,
+    Address, Cause, Describe, Descriptor, Goodbye, Header, Merged, Message, Peer, Ping, Progress, Report,
     Testimony, Text,
 };
 
@@ -172,7 +172,12 @@ impl Engine {
     }
 
     /// Nothing has come from `peer` for longer than allowed, although its connection stands.
+    ///
+    /// A peer that has said goodbye may be silent: its connection tells when it is gone.
     pub fn handle_silence(&mut self, peer: Peer, why: &str) {
+        if self.peers[peer.index()].left {
+            return;
+        }
         for group in self.groups_with(peer) {
             let report = self.report(group, Cause::Silent, &[peer], why);
             self.fail(group, report);
@@ -183,6 +188,18 @@ impl Engine {
     pub fn abort(&mut self, group: GroupKey, cause: Cause, why: &str) {
         let report = self.report(group.0, cause, &[self.me], why);
         self.fail(group.0, report);
+    }
+
+    /// Whether the links and the time matter even if nothing is in flight: a group settles on a cause or
+    /// asks for the other side of a mismatch, or a peer has said goodbye and waits for its connection to
+    /// be closed here too.
+    #[must_use]
+    pub fn is_restless(&self) -> bool {
+        let unsettled = |group: &crate::engine::Group| {
+            matches!(group.health, Health::Settling { .. }) || !group.mismatches.is_empty()
+        };
+        self.groups.iter().flatten().any(unsettled)
+            || self.peers.iter().any(|peer| peer.left && !peer.closed)
     }
 
     /// The cause for which a group has failed.
@@ -368,6 +385,24 @@ impl Engine {
             let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
             if let Some(last) = progress.submitted.checked_sub(1) {
                 self.confirm(peer, group, rank, progress.channel, last);
+            }
+        }
+    }
+
+    /// Whether an operation in flight still has something for other ranks: all but receives have.
+    #[must_use]
+    pub fn is_owing(&self) -> bool {
+        self.ops_in_flight().any(|op| !matches!(op.body, Body::Recv(..)))
+    }
+
+    /// Tells every peer on its control connection that this rank leaves.
+    pub(crate) fn announce_leaving(&mut self) {
+        let address = Address { src: self.me, ..Address::default() };
+        for index in 0..self.peers.len() as u32 {
+            let peer = Peer(index);
+            if peer != self.me && !self.peers[peer.index()].closed {
+                let message = Message::Goodbye(Goodbye::Finished);
+                self.controls.push_back((peer, ControlOut { address, message }));
             }
         }
     }

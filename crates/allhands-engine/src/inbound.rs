@@ -541,8 +541,10 @@ impl Engine {
         self.mark_dirty(peer);
     }
 
-    /// Says goodbye to every peer, behind everything that waits. Nothing may be submitted afterwards.
+    /// Says goodbye to every peer, behind everything that waits, and on the control connections, so that a
+    /// peer that has nothing to do looks at its links. Nothing may be submitted afterwards.
     pub fn leave(&mut self) {
+        self.announce_leaving();
         for index in 0..self.peers.len() as u32 {
             let peer = Peer(index);
             if peer != self.me && !self.peers[peer.index()].closed {

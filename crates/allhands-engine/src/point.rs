@@ -48,6 +48,12 @@ struct Unexpected {
 const WHOLE: PartAt = PartAt { lane: 0, part: 0 };
 
 impl PointState {
+    /// Whether the next message with this tag has come as a whole.
+    pub(crate) fn holds(&self, tag: u32) -> bool {
+        let next = self.unexpected.iter().find(|message| message.tag == tag);
+        next.is_some_and(|message| message.bytes.len() == message.len)
+    }
+
     pub(crate) fn forget(&mut self, op: OpKey) {
         self.posted.retain(|posted| posted.op != op);
     }
