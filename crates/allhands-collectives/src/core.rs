@@ -36,8 +36,8 @@ pub(crate) struct Core {
     pub(crate) links: Box<dyn Links>,
     cells: Vec<Option<Arc<Cell>>>,
     awaited: Vec<Peer>,
-    /// Calls that were not taken since the last delivery.
-    refused: usize,
+    /// Callers that have got an answer since the last delivery, refusals included.
+    answered: usize,
     /// Futures whose operations have ended.
     wakers: Vec<Waker>,
 }
@@ -79,11 +79,13 @@ const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
     pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
-        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), refused: 0, wakers: Vec::new() }
+        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), answered: 0, wakers: Vec::new() }
     }
 
     /// Takes over what another thread asked for.
     pub(crate) fn apply(&mut self, call: Call) {
+        // An operation that has ended has given its index back: the next one would take its cell.
+        self.answer();
         match call {
             Call::Collective(group, submission, cell) => {
                 let taken = self.engine.submit(group, *submission);
@@ -131,7 +133,7 @@ impl Core {
             }
             Err(refused) => {
                 self.wakers.extend(cell.put(Outcome::Refused(refused)));
-                self.refused += 1;
+                self.answered += 1;
             }
         }
     }
@@ -139,14 +141,17 @@ impl Core {
     /// Hands finished operations to those who asked. Returns how many callers have got an answer since the
     /// last time, refusals included.
     pub(crate) fn deliver(&mut self) -> usize {
-        let mut delivered = std::mem::take(&mut self.refused);
+        self.answer();
+        std::mem::take(&mut self.answered)
+    }
+
+    fn answer(&mut self) {
         while let Some(finished) = self.engine.poll_finished() {
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
                 self.wakers.extend(cell.put(Outcome::Finished(finished)));
-                delivered += 1;
+                self.answered += 1;
             }
         }
-        delivered
     }
 
     pub(crate) fn has_wakers(&self) -> bool {
@@ -205,5 +210,55 @@ impl Core {
     pub(crate) fn shutdown(&mut self, deadline: Instant) {
         // A peer that is gone already has nothing to be told.
         let _ = self.links.shutdown(deadline, &mut EnginePort(&mut self.engine));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use allhands_engine::{Config, GroupSpec, Prepared, Space, Storage};
+    use allhands_plan::{Algorithm, Plan, Rank, Shape};
+    use allhands_transport::local;
+    use allhands_wire::Descriptor;
+
+    use super::*;
+
+    fn broadcast(bytes: Vec<u8>) -> Box<Submission> {
+        let shape = Shape::Broadcast { len: bytes.len() as u64, root: Rank(0) };
+        let plan = Plan::build(&shape, Algorithm::Direct, 1, Rank(0)).unwrap();
+        let descriptor = Descriptor::default();
+        Box::new(Submission {
+            channel: 0,
+            plan: Arc::new(Prepared::new(plan)),
+            kernel: None,
+            element_size: 1,
+            descriptor,
+            fingerprint: descriptor.fingerprint(),
+            input: Space::empty(),
+            data: Space::single(Storage::Bytes(bytes)),
+            loan: None,
+            submitted: Instant::now(),
+            deadline: None,
+        })
+    }
+
+    #[test]
+    fn calls_taken_together_keep_their_own_outcomes_although_the_first_ends_at_once() {
+        let (links, _control) = local::fabric(1).pop().unwrap();
+        let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
+        let mut core = Core::new(engine, Box::new(links));
+        let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
+        let group = core.engine.add_group(spec).unwrap();
+        let cells: Vec<Arc<Cell>> = (0..3).map(|_| Arc::default()).collect();
+        for (mark, cell) in cells.iter().enumerate() {
+            core.apply(Call::Collective(group, broadcast(vec![mark as u8]), cell.clone()));
+        }
+        assert_eq!(core.deliver(), 3);
+        for (mark, cell) in cells.iter().enumerate() {
+            let Some(Outcome::Finished(finished)) = cell.take() else {
+                panic!("call {mark} has no outcome");
+            };
+            assert!(finished.result.is_ok());
+            assert_eq!((finished.seq, finished.data.run(0, 9)), (mark as u64, &[mark as u8][..]));
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Pending {
     /// Waits for the end at most `patience`; says whether it has come. Nothing happens to the operation
     /// if it has not.
     pub fn wait_timeout(&self, patience: Duration) -> bool {
-        self.mesh.shared().wait(&self.cell, Some(Instant::now() + patience));
+        self.mesh.shared().wait(&self.cell, Instant::now().checked_add(patience));
         self.cell.is_done()
     }
 
