@@ -287,6 +287,12 @@ impl Cell {
         )
     }
 
+    /// The model's name, or the size: what tells this cell from others of its operation.
+    #[must_use]
+    pub fn short(&self, world: u32) -> String {
+        self.model.clone().unwrap_or_else(|| super::sizes::short(self.bytes(world)))
+    }
+
     /// What the last column says: the model, or nothing.
     #[must_use]
     pub fn label(&self) -> String {

@@ -58,6 +58,9 @@ pub struct Args {
     /// Measure only the peers, not allhands.
     #[arg(long, requires = "peers")]
     pub only_peers: bool,
+    /// Whether our ranks are bound to cores. Open MPI's launcher binds its own where they suffice.
+    #[arg(long, value_enum, default_value_t = Bind::Auto)]
+    pub bind: Bind,
     /// Rounds in which the systems take turns.
     #[arg(long)]
     pub rounds: Option<u32>,
@@ -104,6 +107,23 @@ impl Transport {
     #[must_use]
     pub fn is_tcp(self) -> bool {
         matches!(self, Self::Tcp | Self::Auto)
+    }
+}
+
+/// Whether our ranks are bound to cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bind {
+    /// A core for each rank where there are enough, as mpirun does it.
+    Auto,
+    /// Never: the scheduler decides, as it does for torch's ranks.
+    None,
+}
+
+impl Bind {
+    /// The core of `rank` among `cores`; `None` leaves it to the scheduler.
+    #[must_use]
+    pub fn core(self, rank: u32, ranks: u32, cores: u64) -> Option<u32> {
+        (self == Self::Auto && u64::from(ranks) <= cores).then_some(rank)
     }
 }
 
@@ -197,6 +217,8 @@ pub struct Settings {
     pub absence: Absence,
     /// Who is compared with the others.
     pub subject: Subject,
+    /// Whether our ranks are bound to cores.
+    pub bind: Bind,
     /// Number of rounds.
     pub rounds: u32,
     /// How long a loop should last.
@@ -270,6 +292,7 @@ impl Args {
             peers,
             absence: if all { Absence::Noted } else { Absence::Fatal },
             subject: if self.only_peers { Subject::FirstPeer } else { Subject::Ours },
+            bind: self.bind,
             rounds,
             budget,
             format: self.format,
@@ -363,6 +386,13 @@ mod tests {
             let s = settings(line).unwrap();
             assert_eq!((s.peers.len(), s.absence), (3, Absence::Noted), "{line}");
         }
+    }
+
+    #[test]
+    fn ranks_are_bound_where_cores_suffice() {
+        assert_eq!(Bind::Auto.core(1, 2, 2), Some(1));
+        assert_eq!(Bind::Auto.core(1, 4, 2), None);
+        assert_eq!(Bind::None.core(1, 2, 2), None);
     }
 
     #[test]

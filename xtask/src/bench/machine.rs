@@ -43,7 +43,7 @@ impl Machine {
         let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         Self {
             cpu: cpu.into(),
-            cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            cores: cores(),
             kernel: format!("{} {}", env::consts::OS, read("/proc/sys/kernel/osrelease")),
             rustc: said(&rustc, &["--version"]),
             mtu: read("/sys/class/net/lo/mtu").parse().unwrap_or(0),
@@ -67,6 +67,12 @@ impl Machine {
         }
         format!("{}-{}c", slug.trim_end_matches('-'), self.cores)
     }
+}
+
+/// Cores this process may use.
+#[must_use]
+pub fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
 }
 
 /// Bytes of memory that can still be had; `None` where the system does not say.

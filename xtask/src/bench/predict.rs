@@ -5,6 +5,7 @@
 //! whatever a core does takes as much longer as there are ranks on it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use allhands_plan::{
     Collective, Determinism, Fabric, Network, Overlap, Precision, Rank, Table, model, select,
@@ -50,10 +51,10 @@ pub fn microseconds(cell: &Cell, world: u32, network: &Network) -> Option<f64> {
     let mut known = BTreeMap::new();
     let mut seconds = 0.0;
     for &count in &cell.counts {
-        if !known.contains_key(&count) {
+        if let Entry::Vacant(place) = known.entry(count) {
             let shape = collective.shape(count, Rank(cell.root));
             let algorithm = select(&shape, world, size, precision, Determinism::default(), &table);
-            known.insert(count, model(&shape, algorithm, world, size, network).ok()?.seconds);
+            place.insert(model(&shape, algorithm, world, size, network).ok()?.seconds);
         }
         seconds += known[&count];
     }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Names the control socket's path in a rank's environment.
 pub const CONTROL_VARIABLE: &str = "ALLHANDS_BENCH_CONTROL";
+/// Names the core that a rank of ours binds itself to.
+pub const CORE_VARIABLE: &str = "ALLHANDS_BENCH_CORE";
 /// The most passes that are timed one by one in a command.
 pub const MAX_SAMPLES: u64 = 20_000;
 

@@ -45,6 +45,9 @@ pub struct Protocol {
     pub rounds: u32,
     /// How long a loop was meant to last, in milliseconds.
     pub budget_ms: u64,
+    /// Whether our ranks were bound to cores.
+    #[serde(default)]
+    pub bound: bool,
     /// The rule in words.
     pub rule: String,
 }
@@ -291,6 +294,7 @@ pub(crate) fn sample() -> Record {
             transport: "tcp".into(),
             rounds: 3,
             budget_ms: 30,
+            bound: false,
             rule: "back to back".into(),
         },
         systems: vec![

@@ -17,9 +17,8 @@ use super::limits::{self, Effort, Limit};
 use super::machine::{self, Machine};
 use super::peers;
 use super::predict;
-use super::protocol::{MAX_SAMPLES, Reply};
+use super::protocol::{CORE_VARIABLE, MAX_SAMPLES, Reply};
 use super::record::{Entrant, Measured, Outcome, Protocol, Record, Times, VERSION};
-use super::sizes;
 use super::stats::{self, Rounds};
 use super::table;
 
@@ -79,8 +78,7 @@ fn one(settings: &Settings) -> Result<()> {
     let systems: Vec<Entrant> = racers.iter().map(Racer::entrant).collect();
     let mut results: Vec<Measured> = Vec::new();
     for cell in &settings.cells {
-        let size = sizes::short(cell.bytes(settings.ranks));
-        let label = cell.model.as_deref().unwrap_or(&size);
+        let label = cell.short(settings.ranks);
         progress.cell(&format!("{} {label}", cell.operation.name()));
         match too_large(cell, settings.ranks, racers.len()) {
             Some(why) => notes.push(format!("{} {label} left out: {why}", cell.operation.name())),
@@ -98,14 +96,15 @@ fn one(settings: &Settings) -> Result<()> {
     }
     let record = Record {
         version: VERSION,
-        machine,
         protocol: Protocol {
             ranks: settings.ranks,
             transport: settings.transport.name().into(),
             rounds: settings.rounds,
             budget_ms: settings.budget.as_millis() as u64,
+            bound: settings.bind.core(0, settings.ranks, machine.cores).is_some(),
             rule: RULE.into(),
         },
+        machine,
         systems,
         limits,
         results,
@@ -266,6 +265,9 @@ fn ours(settings: &Settings, worker: &Path) -> Result<Spec> {
                 let mut command = Command::new(worker);
                 command.arg("group");
                 peers::rank_environment(&mut command, rank, settings.ranks, port);
+                if let Some(core) = settings.bind.core(rank, settings.ranks, machine::cores()) {
+                    command.env(CORE_VARIABLE, core.to_string());
+                }
                 processes.push(command);
             }
         }

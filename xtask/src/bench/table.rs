@@ -40,8 +40,13 @@ fn head(out: &mut String, record: &Record) {
     let (m, p) = (&record.machine, &record.protocol);
     let _ = writeln!(
         out,
-        "# allhands bench-cluster: {} ranks, {}, {} rounds of about {} ms, {}",
-        p.ranks, p.transport, p.rounds, p.budget_ms, m.date
+        "# allhands bench-cluster: {} ranks{}, {}, {} rounds of about {} ms, {}",
+        p.ranks,
+        if p.bound { " bound to cores" } else { "" },
+        p.transport,
+        p.rounds,
+        p.budget_ms,
+        m.date
     );
     let _ = writeln!(
         out,
@@ -151,7 +156,7 @@ fn foot(out: &mut String, record: &Record, subject: &str) {
     let _ = writeln!(out, "#");
     for result in &record.results {
         if let Outcome::Absent(why) = &result.outcome {
-            let size = super::sizes::short(result.bytes);
+            let size = result.cell.short(record.protocol.ranks);
             let _ = writeln!(
                 out,
                 "# {} {size}, {}: {why}",
@@ -209,7 +214,7 @@ fn standing(record: &Record, subject: &str, other: &str) -> Option<String> {
         "{subject} against {other}: ahead in {ahead} of {} cells, geometric mean {mean:.2}x, least {worst:.2}x at {} {}",
         ratios.len(),
         cell.operation.name(),
-        super::sizes::short(cell.bytes(record.protocol.ranks)),
+        cell.short(record.protocol.ranks),
     ))
 }
 
@@ -225,7 +230,7 @@ fn raw_shares(record: &Record, subject: &str) -> Vec<String> {
             let share = r.bus_bandwidth(ranks)? / raw * 100.0;
             Some(format!(
                 "all_reduce {} carries {share:.0} % of the raw sockets' {raw:.2} GB/s a rank and direction",
-                super::sizes::short(r.bytes)
+                r.cell.short(ranks)
             ))
         })
         .collect()

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::bind;
 use super::control::Control;
 use crate::bench::limits::Mode;
 use crate::bench::protocol::Reply;
@@ -22,7 +22,8 @@ const CALL: usize = 1 << 20;
 /// # Errors
 /// The driver is gone. What goes wrong inside a command is an answer.
 pub fn serve(control: &Control, rank: u32) -> Result<()> {
-    pin(rank);
+    // Different processes belong on different cores.
+    bind::to_core(rank);
     let what = format!("limits {}", env!("CARGO_PKG_VERSION"));
     control.reply(&Reply::Hello { rank, pid: std::process::id(), what })?;
     let mut place = Limits { rank, listener: None, pairs: Vec::new(), used: 0 };
@@ -30,15 +31,6 @@ pub fn serve(control: &Control, rank: u32) -> Result<()> {
         control.answer(place.command(&line))?;
     }
     Ok(())
-}
-
-/// Different processes belong on different cores; where that is forbidden they run unpinned.
-fn pin(rank: u32) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let mut set = CpuSet::new();
-    set.set(rank as usize % cores);
-    // Without the right to pin, the figures are what an unpinned process reaches.
-    let _ = sched_setaffinity(None, &set);
 }
 
 /// A process with a connection for each kind of measurement: the kernel's congestion control

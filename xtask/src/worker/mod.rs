@@ -3,6 +3,7 @@
 //! It waits for commands asleep in the kernel, answers each with one line, and ends the moment its
 //! control socket closes.
 
+mod bind;
 pub mod collectives;
 pub mod control;
 pub mod group;
@@ -14,6 +15,7 @@ use std::env;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::protocol::CORE_VARIABLE;
 use control::Control;
 
 /// Runs the program: `bench-rank group`, `bench-rank local WORLD` or `bench-rank limits RANK`.
@@ -24,7 +26,12 @@ pub fn main() -> Result<()> {
     let mut args = env::args().skip(1);
     let role = args.next().unwrap_or_default();
     match role.as_str() {
-        "group" => group::join(),
+        "group" => {
+            if let Ok(core) = env::var(CORE_VARIABLE) {
+                bind::to_core(core.parse()?);
+            }
+            group::join()
+        }
         "local" => group::local(args.next().context("`local` needs a world size")?.parse()?),
         "limits" => {
             let rank = args.next().context("`limits` needs a rank")?.parse()?;
