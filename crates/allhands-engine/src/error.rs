@@ -26,7 +26,8 @@ pub struct Failure {
 }
 
 /// A submission that was not taken, with its buffers.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub struct Refused {
     /// Why.
     pub reason: Refusal,

@@ -37,4 +37,9 @@ pub use engine::{Engine, Finished, GroupKey, GroupSpec, Loans, Pull};
 pub use error::{Failure, Refusal, Refused, Violation};
 pub use failure::ControlOut;
 pub use op::{LoanBase, OpKey, PointSubmission, Prepared, Submission};
-pub use outbound::POINT_CHANNEL;
+pub use outbound::{POINT_CHANNEL, Slices};
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

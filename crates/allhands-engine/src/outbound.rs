@@ -20,8 +20,8 @@ pub(crate) const GRANT: Flags = Flags::upper(1);
 /// when the message is matched.
 pub(crate) const EAGER: Flags = Flags::upper(2);
 
-/// Slices handed to a link in one call.
-pub(crate) type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
+/// Bytes waiting for a peer, oldest first, borrowed from an engine: what fits one vectored write.
+pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
 
 /// A message of an active send, waiting to be framed.
 #[derive(Debug)]
