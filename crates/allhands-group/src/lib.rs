@@ -14,10 +14,17 @@ mod scope;
 mod verbs;
 mod work;
 
-pub use allhands_collectives::{CallOptions, Context, Error as OperationError, Invalid, Operation, Side};
+pub use allhands_collectives::{
+    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid, Operation,
+    Refusal, Side,
+};
 pub use allhands_plan::{Algorithm, Determinism, Rank, Table};
+/// Stores through which ranks meet: what [`ProcessGroup::connect`] takes.
+pub use allhands_store as store;
 pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef};
-pub use allhands_wire::JobKey;
+/// The mesh over TCP: what [`Config::tcp`] takes and [`Error::Transport`] tells.
+pub use allhands_transport as transport;
+pub use allhands_wire::{JobKey, KeyError};
 pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, TableChoice};
 pub use error::Error;
 pub use group::ProcessGroup;

@@ -24,10 +24,9 @@
 //! }
 //! ```
 //!
-//! This crate only gathers what its layers offer; each of them can be used alone:
-//! `allhands-group` (process groups), `allhands-store` (rendezvous in PyTorch's wire format), `allhands-tensor`
-//! (dtypes and reduction kernels), `allhands-plan` (collective algorithms as data), `allhands-transport` (the mesh),
-//! `allhands-engine` (what runs plans) and `allhands-wire` (what travels).
+//! This crate only gathers what its layers offer: process groups stand at its root, the rest in [`store`]
+//! (rendezvous, in PyTorch's wire format), [`tensor`] (dtypes, tensors, kernels), [`transport`] (the TCP mesh and
+//! its configuration) and [`plan`] (collective algorithms as data). Each layer is a crate that can be used alone.
 //!
 //! # Features
 //! | feature | adds |
@@ -38,29 +37,19 @@
 
 pub use allhands_group::*;
 
-/// Stores through which ranks meet.
-pub mod store {
-    pub use allhands_store::*;
-}
-
-/// Dtypes, tensors, reduction kernels and the device trait.
-pub mod tensor {
-    pub use allhands_tensor::*;
-}
-
-/// Collective algorithms as data: plans, their checker and cost model.
-pub mod plan {
-    pub use allhands_plan::*;
-}
+pub use allhands_plan as plan;
+pub use allhands_tensor as tensor;
 
 /// What most programs need.
 pub mod prelude {
     pub use allhands_group::{
         Config, DType, Error, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut, TensorRef, Work,
+        WorkError,
     };
 }
 
-/// The examples of the README.
+/// The examples of this README and of the workspace's.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../README.md")]
 pub struct Readme;
