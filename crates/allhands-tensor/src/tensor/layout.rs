@@ -283,11 +283,13 @@ impl Iterator for Runs {
         let offset = self.offset;
         for dimension in (0..self.outer).rev() {
             self.at[dimension] += 1;
-            self.offset += self.steps[dimension];
+            // Wraps back below: the step of a dimension of extent 1 may be anything.
+            self.offset = self.offset.wrapping_add(self.steps[dimension]);
             if self.at[dimension] < self.extents[dimension] {
                 break;
             }
-            self.offset -= self.extents[dimension] * self.steps[dimension];
+            let back = self.extents[dimension].wrapping_mul(self.steps[dimension]);
+            self.offset = self.offset.wrapping_sub(back);
             self.at[dimension] = 0;
         }
         Some(offset)
@@ -378,5 +380,7 @@ mod tests {
         assert!(layout.is_contiguous() && layout.is_dense());
         let runs = layout.runs();
         assert_eq!((runs.run, runs.collect::<Vec<_>>()), (3, vec![0]));
+        let layout = strided(&[2, 1, 2, 2], &[16, usize::MAX, 4, 1]);
+        assert_eq!(layout.runs().collect::<Vec<_>>(), [0, 4, 16, 20]);
     }
 }
