@@ -53,6 +53,12 @@ impl MeshConfig {
     }
 }
 
+/// Shortest time between two signs of life: below, they would keep the service thread from everything else.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(1);
+
+/// Longest wait that a moment is computed for; beyond, a configured time means "never".
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Calls that may wait for the driver; callers beyond wait for room.
 const INBOX_MAX: usize = 1 << 16;
 
@@ -433,19 +439,20 @@ impl Service {
         let begun = Instant::now();
         let mut heard = vec![begun; self.world as usize];
         let mut gone = vec![false; self.world as usize];
-        let mut next_ping = begun + self.shared.config.heartbeat;
+        let heartbeat = self.shared.config.heartbeat.clamp(HEARTBEAT_MIN, FAR);
+        let mut next_ping = begun + heartbeat;
         let mut patient_until = None;
         loop {
             let now = Instant::now();
             if self.shared.closing.load(Ordering::Acquire) {
                 // What others count on goes on a while: a message whose receiver has not asked for it yet.
-                let until = *patient_until.get_or_insert(now + self.shared.config.linger);
+                let until = *patient_until.get_or_insert(now + self.shared.config.linger.min(FAR));
                 if now >= until || !self.shared.with_core(|core| self.shared.is_owing(core)) {
                     break;
                 }
             }
             if now >= next_ping {
-                next_ping = now + self.shared.config.heartbeat;
+                next_ping = now + heartbeat;
                 let stamp_us = now.duration_since(begun).as_micros() as u64;
                 self.shared.post(Call::Ping { stamp_us });
                 self.watch(now, &heard, &mut gone);
@@ -536,7 +543,7 @@ impl Service {
 
     /// Delivers what was sent and says goodbye.
     fn close(&mut self) {
-        let deadline = Instant::now() + self.shared.config.linger;
+        let deadline = Instant::now() + self.shared.config.linger.min(FAR);
         self.shared.with_core(|core| {
             self.shared.drain(core);
             core.leave();
