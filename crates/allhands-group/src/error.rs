@@ -54,6 +54,14 @@ pub enum Error {
         /// Ranks of the group.
         world_size: u32,
     },
+    /// A world of nobody, or of more ranks than can meet.
+    #[error("a world of {world_size} ranks was asked for; it takes 1 to {limit}")]
+    World {
+        /// Ranks asked for.
+        world_size: u32,
+        /// The largest world.
+        limit: u32,
+    },
     /// Ranks were started with different world sizes.
     #[error(
         "rank {} was started with a world of {mine}, rank {} with {theirs}; start all ranks with the same world size",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig};
 use allhands_engine::GroupSpec;
-use allhands_plan::Rank;
+use allhands_plan::{Rank, WORLD_MAX};
 use allhands_store::{
     ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError, TcpStore,
 };
@@ -17,6 +17,9 @@ use allhands_wire::{JobKey, Peer};
 use crate::config::{Config, Spread};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
+
+/// Longest wait that a moment is computed for; a longer limit means "never".
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Ranks that run operations together.
 ///
@@ -97,7 +100,10 @@ impl ProcessGroup {
         if rank.0 >= world_size {
             return Err(Error::NoSuchRank { rank, world_size });
         }
-        let deadline = Instant::now() + config.rendezvous_timeout;
+        if world_size > WORLD_MAX {
+            return Err(Error::World { world_size, limit: WORLD_MAX });
+        }
+        let deadline = Instant::now() + config.rendezvous_timeout.min(FAR);
         let listener = Listener::bind(&config.tcp)?;
         let meeting = Meeting {
             store: PrefixStore::new(
@@ -130,7 +136,7 @@ impl ProcessGroup {
     /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
     ///
     /// # Errors
-    /// The operating system refuses a thread.
+    /// A world of nobody or of more ranks than [`local::WORLD_MAX`], or the operating system refuses a thread.
     pub fn local(world_size: u32) -> Result<Vec<Self>, Error> {
         Self::local_with(world_size, &Config::default())
     }
@@ -140,6 +146,9 @@ impl ProcessGroup {
     /// # Errors
     /// As [`ProcessGroup::local`].
     pub fn local_with(world_size: u32, config: &Config) -> Result<Vec<Self>, Error> {
+        if !(1..=local::WORLD_MAX).contains(&world_size) {
+            return Err(Error::World { world_size, limit: local::WORLD_MAX });
+        }
         local::fabric(world_size)
             .into_iter()
             .map(|(links, control)| {
@@ -346,5 +355,45 @@ impl Meeting {
             }
         }
         Ok(peers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use allhands_store::HashStore;
+
+    use super::*;
+
+    #[test]
+    fn worlds_that_cannot_be_are_refused_and_limits_may_be_endless() {
+        for world_size in [0, local::WORLD_MAX + 1, u32::MAX] {
+            let error = ProcessGroup::local(world_size).unwrap_err();
+            assert!(matches!(error, Error::World { .. }), "{error}");
+        }
+        let endless = Config {
+            timeout: Duration::MAX,
+            rendezvous_timeout: Duration::MAX,
+            heartbeat: Duration::MAX,
+            peer_timeout: Duration::MAX,
+            ..Config::default()
+        };
+        let store = Arc::new(HashStore::new());
+        let huge = ProcessGroup::connect(store.clone(), Rank(0), u32::MAX, endless.clone());
+        assert!(matches!(huge.unwrap_err(), Error::World { .. }));
+        let alone = ProcessGroup::connect(store, Rank(0), 1, endless).unwrap();
+        alone.barrier().unwrap();
+        assert!(alone.barrier_async().wait_timeout(Duration::MAX));
+    }
+
+    #[test]
+    fn a_shape_without_elements_may_have_any_extents() {
+        let group = ProcessGroup::local(1).unwrap().remove(0);
+        let shape = [usize::MAX, 7, 0];
+        let mut empty: [f32; 0] = [];
+        let data = allhands_tensor::TensorMut::shaped(&mut empty, &shape).unwrap();
+        group.all_reduce(data, allhands_tensor::ReduceOp::Sum).unwrap();
+        let input = allhands_tensor::TensorRef::shaped::<f32>(&[], &[0, usize::MAX, 7]).unwrap();
+        let output = allhands_tensor::TensorMut::shaped(&mut empty, &[0, usize::MAX, 7]).unwrap();
+        group.all_to_all_single_with_splits(input, &[0], output, &[0]).unwrap();
     }
 }

@@ -55,9 +55,14 @@ impl Lengths {
     }
 }
 
+/// Elements of a shape; extents beside a zero may be too large to be multiplied.
+fn elements(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |elements: usize, &extent| elements.saturating_mul(extent))
+}
+
 /// Elements of a block of `rows` rows of a tensor.
 pub(crate) fn row_len(shape: &[usize]) -> usize {
-    shape.iter().skip(1).product()
+    elements(shape.get(1..).unwrap_or_default())
 }
 
 /// A borrowed input: as it lies in memory if it is contiguous, else a packed copy.
@@ -553,7 +558,8 @@ impl ProcessGroup {
             return Err(Invalid::Splits { buffer, entries, sum, world_size, rows });
         }
         let row = row_len(shape);
-        Ok(Counts::PerRank(splits.iter().map(|&rows| (rows * row) as u64).collect()))
+        let blocks = splits.iter().map(|&rows| rows.saturating_mul(row) as u64);
+        Ok(Counts::PerRank(blocks.collect()))
     }
 
     /// Only the root passes a list, with one entry for each rank.
@@ -581,7 +587,7 @@ pub(crate) fn in_place_spec(
     shape: impl FnOnce(u64) -> Shape,
     op: Option<ReduceOp>,
 ) -> Spec {
-    let len = dims.iter().product::<usize>() as u64;
+    let len = elements(dims) as u64;
     let mut spec = Spec::new(shape(len), Some(dtype), op);
     spec.dims = dims.iter().map(|&dim| dim as u64).collect();
     spec
