@@ -1,6 +1,6 @@
 //! Developer commands of allhands, as a library so that they can be tested.
 //!
-//! * [`bench`]: `cargo xtask bench-cluster`, the driver's side.
+//! * [`mod@bench`]: `cargo xtask bench-cluster`, the driver's side.
 //! * [`plan`]: `cargo xtask plan`, a plan as text and drawing.
 //! * `worker` (feature `worker`): one rank of it, the program `bench-rank`.
 //!

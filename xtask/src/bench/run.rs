@@ -74,7 +74,9 @@ fn one(settings: &Settings) -> Result<()> {
     let mut racers = start(settings, &worker, &progress, &mut notes)?;
     let limits = measure_limits(settings, &worker, &progress)?;
     let machine = Machine::here();
-    let network = predict::network(&limits, settings.ranks, machine.cores);
+    // The model's network is the loopback; memory between threads is another one.
+    let network = predict::network(&limits, settings.ranks, machine.cores)
+        .filter(|_| settings.transport.is_tcp());
     let systems: Vec<Entrant> = racers.iter().map(Racer::entrant).collect();
     let mut results: Vec<Measured> = Vec::new();
     for cell in &settings.cells {
