@@ -68,7 +68,7 @@ impl Engine {
                 self.open(op, lane, parts.len());
                 if reduces && parts.len() > 1 {
                     let each = parts[0].span.len as usize * size;
-                    op.lanes[lane].assembly.resize(each * parts.len(), 0);
+                    op.lanes[lane].assembly = self.take_bytes(each * parts.len());
                 }
                 op.lanes[lane].reduced = 0;
                 for (at, part) in parts.iter().enumerate() {
@@ -151,6 +151,7 @@ impl Engine {
             }
             Content::Loan(loan) => {
                 let peer = self.group_ref(op.group).peer_of(source);
+                op.pulling.push(at);
                 self.pulls.push_back(Pull { peer, loan, op: op.key, at, slot });
             }
         }
@@ -227,7 +228,7 @@ impl Engine {
 
     /// Where the next bytes of an active receive may be put without a copy; empty where they must pass
     /// through [`Engine::land`].
-    pub(crate) fn landing<'a>(op: &'a mut OpState, at: PartAt) -> &'a mut [u8] {
+    pub(crate) fn landing(op: &mut OpState, at: PartAt) -> &mut [u8] {
         let lane = usize::from(at.lane);
         let part = at.part as usize;
         let span = op.span(at);
@@ -255,7 +256,8 @@ impl Engine {
         if state.open == 0 {
             state.active = false;
             state.at += 1;
-            state.assembly.clear();
+            let assembly = std::mem::take(&mut state.assembly);
+            self.keep_bytes(assembly);
             if !matches!(op.body, Body::Collective(_)) {
                 op.lanes_done = 1;
             }

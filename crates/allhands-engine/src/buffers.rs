@@ -113,6 +113,11 @@ impl Space {
         self.pieces.iter().all(Storage::is_writable)
     }
 
+    /// Whether no element of `size` bytes lies in two pieces.
+    pub(crate) fn holds_whole(&self, size: usize) -> bool {
+        self.ends.iter().all(|end| end % size == 0)
+    }
+
     /// The pieces, back in the caller's hands.
     #[must_use]
     pub fn into_pieces(self) -> SmallVec<[Storage; 1]> {
@@ -356,7 +361,7 @@ impl Buffers {
                     sources.push(space.run(span.offset + at, dst.len));
                 }
                 Operand::Span(_) if listed => {
-                    sources.push(copied.next().map_or(&[], Vec::as_slice))
+                    sources.push(copied.next().map_or(&[], Vec::as_slice));
                 }
                 Operand::Span(span) => {
                     let offset = span.offset + at;

@@ -12,7 +12,7 @@ pub struct Config {
     /// rank knows. The peer's pool for early frames has this size. Point-to-point messages have a window
     /// of their own, of the same size.
     pub eager_window: usize,
-    /// Bytes of one operation that may be sent to one peer before that peer is known to have submitted it.
+    /// Bytes of one message that may be sent before the peer is known to have submitted its operation.
     pub eager_per_operation: usize,
     /// How long a group in failure waits for a better explanation before its operations end.
     pub settle: Duration,
@@ -25,6 +25,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// The same, made to fit what the protocol needs: whole units of at least one, not above the frame
+    /// limit of the wire, and a window that a few frames do not fill.
+    #[must_use]
+    pub fn sound(mut self) -> Self {
+        let unit = allhands_wire::OFFSET_UNIT as usize;
+        let most = allhands_wire::PAYLOAD_MAX as usize;
+        self.frame_payload = self.frame_payload.clamp(unit, most) / unit * unit;
+        self.eager_window = self.eager_window.max(EAGER_WINDOW_MIN);
+        self.eager_per_operation = self.eager_per_operation.max(unit);
+        self
+    }
+
     /// The values used everywhere unless a test wants smaller ones.
     pub const DEFAULT: Self = Self {
         frame_payload: 256 << 10,
@@ -43,6 +55,10 @@ impl Default for Config {
     }
 }
 
+/// The smallest window in which credit can never run dry on both sides: three quarters of it, less a frame,
+/// are more than half of it.
+const EAGER_WINDOW_MIN: usize = 2048;
+
 /// What a frame costs in a window beyond its payload, so that many tiny frames are bounded too.
 pub(crate) const FRAME_OVERHEAD: usize = 256;
 
@@ -58,6 +74,10 @@ pub(crate) const DIRECT_MIN: usize = 4 << 10;
 /// Finished operations of one channel whose fingerprints are kept, so that a frame that comes too late
 /// to be used still shows a mismatch.
 pub(crate) const HISTORY: usize = 64;
+
+/// Messages for control connections that wait to be taken. Reports of failure have room beyond: at most one
+/// for each member of each group.
+pub(crate) const CONTROLS_MAX: usize = 1024;
 
 /// Point-to-point messages to one peer that may be announced and not yet granted.
 pub(crate) const POINT_ANNOUNCED_MAX: usize = 4096;

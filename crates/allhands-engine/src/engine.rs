@@ -12,13 +12,17 @@ use crate::buffers::{Buffers, Space, Storage};
 use crate::config::{CHANNELS_MAX, Config, HISTORY, IN_FLIGHT_MAX};
 use crate::error::{Failure, Refusal, Refused};
 use crate::failure::{ControlOut, Health, PendingMismatch};
+use crate::footprint::Footprint;
 use crate::inbound::{Early, Inbound};
-use crate::op::{Body, LaneState, OpKey, OpState, PartAt, PointSubmission, Submission};
+use crate::op::{Body, LaneState, Marks, OpKey, OpState, PartAt, PointSubmission, Submission};
 use crate::outbound::{Outbound, POINT_CHANNEL};
 use crate::point::PointState;
 
 /// Marks a part whose bytes have all moved.
 pub(crate) const DONE: usize = usize::MAX;
+
+/// Marks a part whose bytes the peer reads in place until it says that it has.
+pub(crate) const LENT: usize = usize::MAX - 1;
 
 /// Names a group in one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +61,9 @@ pub(crate) struct Confirm {
     pub(crate) submitted: u64,
     /// Frames sent before that was known: (sequence, cost).
     pub(crate) outstanding: VecDeque<(u64, usize)>,
-    /// Bytes of the member consumed here since it last heard how far this rank is.
+    /// The member has been told of everything below that is submitted here.
+    pub(crate) told: u64,
+    /// Bytes of the member consumed here for operations that it has not been told of.
     pub(crate) uncredited: usize,
 }
 
@@ -90,7 +96,7 @@ impl Channel {
             first: 0,
             window: VecDeque::new(),
             early: VecDeque::new(),
-            history: VecDeque::with_capacity(HISTORY),
+            history: VecDeque::new(),
             confirm: (0..members).map(|_| Confirm::default()).collect(),
         }
     }
@@ -113,10 +119,13 @@ pub(crate) struct Group {
     pub(crate) rank: Rank,
     /// Rank of each mesh position; `u32::MAX` for outsiders.
     ranks: Vec<u32>,
+    /// Sorted by their numbers.
     pub(crate) channels: Vec<Channel>,
     pub(crate) point: Vec<PointState>,
     pub(crate) health: Health,
     pub(crate) mismatches: Vec<PendingMismatch>,
+    /// Members that have reported a failure: they read past this group's frames and charge nothing.
+    pub(crate) deaf: Vec<bool>,
 }
 
 impl Group {
@@ -129,19 +138,19 @@ impl Group {
     }
 
     pub(crate) fn channel(&mut self, id: u32) -> Option<&mut Channel> {
-        let at = match self.channels.iter().position(|c| c.id == id) {
-            Some(at) => at,
-            None if self.channels.len() < CHANNELS_MAX => {
-                self.channels.push(Channel::new(id, self.members.len()));
-                self.channels.len() - 1
+        let at = match self.channels.binary_search_by_key(&id, |c| c.id) {
+            Ok(at) => at,
+            Err(at) if self.channels.len() < CHANNELS_MAX => {
+                self.channels.insert(at, Channel::new(id, self.members.len()));
+                at
             }
-            None => return None,
+            Err(_) => return None,
         };
         Some(&mut self.channels[at])
     }
 
     pub(crate) fn channel_ref(&self, id: u32) -> Option<&Channel> {
-        self.channels.iter().find(|c| c.id == id)
+        self.channels.binary_search_by_key(&id, |c| c.id).ok().map(|at| &self.channels[at])
     }
 }
 
@@ -153,6 +162,8 @@ pub(crate) struct PeerState {
     pub(crate) pool: usize,
     /// The same for point-to-point messages that nobody has asked for.
     pub(crate) point_pool: usize,
+    /// Bytes consumed here for operations that the peer has not been told of, of all groups.
+    pub(crate) uncredited: usize,
     /// Nothing more will come.
     pub(crate) closed: bool,
     /// The peer said that it leaves.
@@ -221,7 +232,7 @@ impl Engine {
     #[must_use]
     pub fn new(me: Peer, world: u32, config: Config, now: Instant) -> Self {
         Self {
-            config,
+            config: config.sound(),
             me,
             groups: Vec::new(),
             ops: Vec::new(),
@@ -267,6 +278,7 @@ impl Engine {
             return Err(Refusal::GroupInUse { id: spec.id, epoch: spec.epoch });
         }
         let point = spec.members.iter().map(|_| PointState::default()).collect();
+        let deaf = vec![false; spec.members.len()];
         self.groups.push(Some(Group {
             id: spec.id,
             epoch: spec.epoch,
@@ -277,6 +289,7 @@ impl Engine {
             point,
             health: Health::Good,
             mismatches: Vec::new(),
+            deaf,
         }));
         Ok(GroupKey(self.groups.len() as u32 - 1))
     }
@@ -380,11 +393,7 @@ impl Engine {
     /// # Errors
     /// The group has failed, or the buffers do not fit the plan; the buffers come back.
     pub fn submit(&mut self, group: GroupKey, call: Submission) -> Result<OpKey, Box<Refused>> {
-        let reason = match self.check(group, &call) {
-            Ok(()) => None,
-            Err(reason) => Some(reason),
-        };
-        if let Some(reason) = reason {
+        if let Err(reason) = self.check(group, &call) {
             return Err(Box::new(Refused { reason, input: call.input, data: call.data }));
         }
         let key = self.new_key();
@@ -410,6 +419,8 @@ impl Engine {
             lanes,
             lanes_done: 0,
             parked: SmallVec::new(),
+            begun: Marks::default(),
+            pulling: SmallVec::new(),
             deadline: call.deadline,
             submitted: call.submitted,
             probed: false,
@@ -434,6 +445,7 @@ impl Engine {
             _ => None,
         };
         self.note_deadline(op.deadline);
+        self.note_deadline(Some(op.probe_at(self.config.probe_after)));
         if let Some(early) = early {
             self.adopt_early(&mut op, early);
         }
@@ -449,10 +461,14 @@ impl Engine {
             return Err(Refusal::Failed(failure.clone()));
         }
         let world = owner.members.len() as u32;
-        let gone = owner.members.iter().position(|peer| self.peers[peer.index()].closed);
         // While the group settles on a cause, the call waits for it: every call tells the same.
-        if let (Some(rank), Health::Good) = (gone, &owner.health) {
-            return Err(Refusal::Left { rank: Rank(rank as u32) });
+        if matches!(owner.health, Health::Good) {
+            for (rank, &peer) in (0..).map(Rank).zip(&owner.members) {
+                self.reachable(peer, rank)?;
+                if self.peers[peer.index()].closed && self.misses(owner, call, rank) {
+                    return Err(Refusal::Left { rank });
+                }
+            }
         }
         let owner = self.group_mut(group.0);
         let plan = call.plan.plan();
@@ -479,13 +495,45 @@ impl Engine {
         if !call.data.is_writable() {
             return Err(Refusal::ReadOnly);
         }
-        if call.kernel.is_none() && plan.reduces() {
+        if call.kernel.is_none() && call.plan.reduces() {
             return Err(Refusal::NoKernel);
         }
         if call.kernel.is_some_and(|k| k.dtype().size() != call.element_size) {
             return Err(Refusal::KernelSize { element_size: call.element_size });
         }
+        for (name, space) in [("input", &call.input), ("data", &call.data)] {
+            if call.kernel.is_some() && !space.holds_whole(call.element_size) {
+                let element_size = call.element_size;
+                return Err(Refusal::Pieces { buffer: name, element_size });
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the connection to a member has ended without a goodbye, or makes no sense any more.
+    fn reachable(&self, peer: Peer, rank: Rank) -> Result<(), Refusal> {
+        let state = &self.peers[peer.index()];
+        if self.is_broken(peer) || (state.closed && !state.left) {
+            return Err(Refusal::Lost { rank });
+        }
+        Ok(())
+    }
+
+    /// Whether a collective needs something of `rank` that has not come: its last words may be all that
+    /// is needed.
+    fn misses(&self, owner: &Group, call: &Submission, rank: Rank) -> bool {
+        if call.plan.sends_to(rank) {
+            return true;
+        }
+        let early = owner
+            .channel_ref(call.channel)
+            .and_then(|channel| channel.early.front().filter(|early| early.seq == channel.next));
+        call.plan.receives_from(rank).any(|(_, slot, _)| {
+            let message = early.and_then(|early| {
+                early.messages.iter().find(|m| m.source == rank && m.slot == slot)
+            });
+            message.is_none_or(|message| message.content.reached() != Some(message.len))
+        })
     }
 
     /// Puts `op` back among those in flight, or ends it if every lane has ended.
@@ -522,25 +570,51 @@ impl Engine {
         }
         let Buffers { input, data, scratch } = buffers;
         for piece in scratch.into_pieces() {
-            if let Storage::Bytes(bytes) = piece
-                && self.scratch.len() < SCRATCH_KEPT
-            {
-                self.scratch.push(bytes);
+            if let Storage::Bytes(bytes) = piece {
+                self.keep_bytes(bytes);
             }
         }
         self.finished.push_back(Finished { key, seq, result, input, data });
     }
 
-    /// Scratch memory of exactly `len` bytes; its content is whatever the last user left, since plans
-    /// never read scratch that they have not written.
+    /// Scratch memory of exactly `len` bytes.
     fn take_scratch(&mut self, len: usize) -> Space {
-        if len == 0 {
-            return Space::empty();
-        }
+        if len == 0 { Space::empty() } else { Space::single(Storage::Bytes(self.take_bytes(len))) }
+    }
+
+    /// `len` bytes; their content is whatever the last user left, since nobody reads scratch that was not
+    /// written.
+    pub(crate) fn take_bytes(&mut self, len: usize) -> Vec<u8> {
         let best = (0..self.scratch.len()).max_by_key(|&at| self.scratch[at].capacity().min(len));
         let mut bytes = best.map(|at| self.scratch.swap_remove(at)).unwrap_or_default();
         bytes.resize(len, 0);
-        Space::single(Storage::Bytes(bytes))
+        bytes
+    }
+
+    /// Keeps memory for the next operation.
+    pub(crate) fn keep_bytes(&mut self, bytes: Vec<u8>) {
+        if self.scratch.len() < SCRATCH_KEPT && bytes.capacity() > 0 {
+            self.scratch.push(bytes);
+        }
+    }
+
+    /// What the engine's own lists hold.
+    pub(crate) fn own_footprint(&self) -> Footprint {
+        let lists = [
+            (self.pending(), self.ops.capacity()),
+            (self.free.len(), self.free.capacity()),
+            (self.dirty.len(), self.dirty.capacity()),
+            (self.finished.len(), self.finished.capacity()),
+            (self.controls.len(), self.controls.capacity()),
+            (self.pulls.len(), self.pulls.capacity()),
+            (self.scratch.len(), self.scratch.capacity()),
+        ];
+        Footprint {
+            scratch: self.scratch.iter().map(Vec::capacity).sum(),
+            entries: lists.iter().map(|(entries, _)| entries).sum(),
+            room: lists.iter().map(|(_, room)| room).sum(),
+            ..Footprint::default()
+        }
     }
 
     pub(crate) fn note_deadline(&mut self, deadline: Option<Instant>) {
@@ -570,6 +644,9 @@ impl Engine {
             _ if call.peer.0 >= world => Some(Refusal::NoSuchRank { rank: call.peer, world }),
             _ if call.peer == owner.rank => Some(Refusal::ToSelf { rank: call.peer }),
             _ if side == Side::Recv && !call.buffer.is_writable() => Some(Refusal::ReadOnly),
+            Health::Good if self.is_broken(owner.peer_of(call.peer)) => {
+                Some(Refusal::Lost { rank: call.peer })
+            }
             Health::Good if self.out_of_reach(owner, &call, side) => {
                 Some(Refusal::Left { rank: call.peer })
             }
@@ -607,6 +684,8 @@ impl Engine {
             }]),
             lanes_done: 0,
             parked: SmallVec::new(),
+            begun: Marks::default(),
+            pulling: SmallVec::new(),
             deadline: call.deadline,
             submitted: call.submitted,
             probed: false,

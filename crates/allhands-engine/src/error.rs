@@ -50,6 +50,13 @@ pub enum Refusal {
         /// Who left.
         rank: Rank,
     },
+    /// The connection to a member ended without a goodbye before the group was used, or what came on it
+    /// made no sense.
+    #[error("the connection to {rank} is lost; build a new mesh")]
+    Lost {
+        /// Who.
+        rank: Rank,
+    },
     /// A group lists a member twice.
     #[error("{peer} is listed twice among the members of a group")]
     MemberTwice {
@@ -110,6 +117,14 @@ pub enum Refusal {
         bytes: usize,
         /// The length needed; `None` if it does not fit the address space.
         expected: Option<usize>,
+    },
+    /// An element would lie in two pieces of memory.
+    #[error("a piece of {buffer} ends inside an element of {element_size} bytes")]
+    Pieces {
+        /// Which buffer.
+        buffer: &'static str,
+        /// The operation's element size.
+        element_size: usize,
     },
     /// The result would go to memory that was lent for reading.
     #[error("the result needs memory that may be written")]

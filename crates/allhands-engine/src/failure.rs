@@ -1,19 +1,20 @@
 //! How one rank's trouble becomes the group's: reports are merged for a moment, told to all, and end
 //! every operation with the same cause.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use allhands_plan::{Op as Code, Rank};
+use allhands_plan::Rank;
+use allhands_tensor::DType;
 use allhands_wire::{
-    Address, Cause, Describe, Descriptor, Goodbye, Header, Merged, Message, Peer, Ping, Progress, Report,
-    Testimony, Text,
+    Address, Cause, Describe, Descriptor, Goodbye, Header, Merged, Message, Peer, Ping, Progress,
+    Report, Testimony, Text,
 };
 
+use crate::config::CONTROLS_MAX;
 use crate::engine::{Engine, GroupKey};
-use crate::error::{Failure, Violation};
-use crate::op::{Body, OpState};
+use crate::error::Violation;
+use crate::op::Body;
 use crate::outbound::POINT_CHANNEL;
 
 /// How a group is.
@@ -38,7 +39,7 @@ pub(crate) struct PendingMismatch {
     /// What the frame's fingerprint tells, until the description comes.
     theirs: Descriptor,
     text: Text<{ allhands_wire::REPORT_TEXT_MAX }>,
-    until: Option<Instant>,
+    pub(crate) until: Option<Instant>,
 }
 
 /// A message for a peer's control connection.
@@ -59,18 +60,42 @@ impl Engine {
     fn say(&mut self, to: Peer, group: u32, channel: u32, seq: u64, message: Message) {
         let owner = self.group_ref(group);
         let address = Address { group: owner.id, epoch: owner.epoch, src: self.me, channel, seq };
-        self.controls.push_back((to, ControlOut { address, message }));
+        self.push_control(to, ControlOut { address, message });
+    }
+
+    /// Queues a control message, within bounds: of reports only the latest counts, and what is asked or
+    /// told when the queue is full is asked or told for nothing.
+    fn push_control(&mut self, to: Peer, out: ControlOut) {
+        if self.peers[to.index()].closed {
+            return;
+        }
+        match &out.message {
+            Message::Poison(report) => {
+                let queued = self.controls.iter_mut().find(|(peer, queued)| {
+                    *peer == to
+                        && matches!(&queued.message, Message::Poison(other)
+                            if (other.group, other.epoch) == (report.group, report.epoch))
+                });
+                match queued {
+                    Some((_, queued)) => *queued = out,
+                    None => self.controls.push_back((to, out)),
+                }
+            }
+            Message::Goodbye(_) => self.controls.push_back((to, out)),
+            Message::Ping(_) | Message::Describe(_) if self.controls.len() < CONTROLS_MAX => {
+                self.controls.push_back((to, out));
+            }
+            Message::Ping(_) | Message::Describe(_) => {}
+        }
     }
 
     /// Tells every other member.
-    fn tell_all(&mut self, group: u32, channel: u32, seq: u64, message: Message) {
+    pub(crate) fn tell_all(&mut self, group: u32, channel: u32, seq: u64, message: Message) {
         let me = self.me;
         let others: Vec<Peer> =
             self.group_ref(group).members.iter().copied().filter(|&p| p != me).collect();
         for peer in others {
-            if !self.peers[peer.index()].closed {
-                self.say(peer, group, channel, seq, message);
-            }
+            self.say(peer, group, channel, seq, message);
         }
     }
 
@@ -79,6 +104,7 @@ impl Engine {
         let owner = self.group_mut(group);
         report.group = owner.id;
         report.epoch = owner.epoch;
+        let first = matches!(owner.health, Health::Good);
         let told = match &mut owner.health {
             Health::Good => {
                 owner.health = Health::Settling { report: Box::new(report), until: None };
@@ -87,10 +113,28 @@ impl Engine {
             Health::Settling { report: kept, .. } => kept.merge(&report) == Merged::Replaced,
             Health::Failed(_) => false,
         };
+        if first {
+            self.drop_early(group);
+        }
         if told {
             self.tell_all(group, report.channel, report.seq, Message::Poison(report));
         }
         self.look_at_the_clock();
+    }
+
+    /// Frames of operations that will never be submitted give their room back.
+    fn drop_early(&mut self, group: u32) {
+        let Some(owner) = self.groups[group as usize].as_mut() else { return };
+        let earlies = owner.channels.iter_mut().flat_map(|channel| channel.early.drain(..));
+        for message in earlies.flat_map(|early| early.messages) {
+            let peer = owner.members[message.source.index()];
+            let pool = &mut self.peers[peer.index()].pool;
+            *pool = pool.saturating_sub(message.cost);
+        }
+        for (point, peer) in owner.point.iter_mut().zip(&owner.members) {
+            let pool = &mut self.peers[peer.index()].point_pool;
+            *pool = pool.saturating_sub(point.drop_unexpected());
+        }
     }
 
     /// The time known here may be old: windows begin when the driver next tells the time.
@@ -135,7 +179,7 @@ impl Engine {
     }
 
     /// `peer` did what no correct peer does.
-    pub(crate) fn violation(&mut self, peer: Peer, violation: Violation) {
+    pub(crate) fn violation(&mut self, peer: Peer, violation: &Violation) {
         let text = violation.to_string();
         for group in self.groups_with(peer) {
             let report = self.report(group, Cause::Protocol, &[peer], &text);
@@ -150,15 +194,14 @@ impl Engine {
         if std::mem::replace(&mut state.closed, true) {
             return;
         }
-        state.out.messages.clear();
-        state.out.frames.clear();
+        state.out.clear();
         let left = state.left;
         for group in self.groups_with(peer) {
             let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
             if !left {
                 let report = self.report(group, Cause::PeerDied, &[peer], why);
                 self.fail(group, report);
-            } else if self.ops_in_flight().any(|op| op.group == group && needs(op, rank)) {
+            } else if self.ops_in_flight().any(|op| op.group == group && op.needs(rank)) {
                 let text = "it left the group while this operation still needed it";
                 let report = self.report(group, Cause::PeerDied, &[peer], text);
                 self.fail(group, report);
@@ -168,7 +211,7 @@ impl Engine {
 
     /// What came on the control connection of `peer` makes no sense.
     pub fn handle_garbled(&mut self, peer: Peer, why: &str) {
-        self.violation(peer, Violation::Control(why.to_owned()));
+        self.violation(peer, &Violation::Control(why.to_owned()));
     }
 
     /// Nothing has come from `peer` for longer than allowed, although its connection stands.
@@ -230,6 +273,7 @@ impl Engine {
             reduce_op: fingerprint.reduce_op(),
             dtype: fingerprint.dtype(),
             root: fingerprint.root(),
+            count: if header.channel == POINT_CHANNEL { elements(header) } else { 0 },
             ..Descriptor::default()
         };
         self.suspect(group, rank, header, mine, theirs, "");
@@ -258,7 +302,11 @@ impl Engine {
         let to = self.group_ref(group).rank;
         let text =
             format!("{rank} sends {} bytes to {to}, which expects {expected}", header.xfer_len);
-        self.suspect(group, rank, header, mine, mine, &text);
+        let theirs = match header.channel {
+            POINT_CHANNEL => Descriptor { count: elements(header), ..mine },
+            _ => mine,
+        };
+        self.suspect(group, rank, header, mine, theirs, &text);
     }
 
     /// Remembers a mismatch and asks the other side what it runs.
@@ -272,35 +320,27 @@ impl Engine {
         text: &str,
     ) {
         let owner = self.group_mut(group);
-        if !matches!(owner.health, Health::Good) || !owner.mismatches.is_empty() {
+        if matches!(owner.health, Health::Failed(_)) || !owner.mismatches.is_empty() {
             return;
         }
         let peer = owner.peer_of(rank);
         let (channel, seq) = (header.channel, header.seq);
         let text = Text::new(text);
-        owner.mismatches.push(PendingMismatch {
-            peer,
-            channel,
-            seq,
-            mine,
-            theirs,
-            text,
-            until: None,
-        });
-        self.look_at_the_clock();
+        let found = PendingMismatch { peer, channel, seq, mine, theirs, text, until: None };
         if channel == POINT_CHANNEL {
             // Messages are numbered by their sender only, so there is nothing to ask for.
-            return self.accuse(group);
+            return self.accuse(group, &found);
         }
+        owner.mismatches.push(found);
+        self.look_at_the_clock();
         self.say(peer, group, channel, seq, Message::Describe(Describe::Ask));
         // The other side may not have seen a frame of ours: tell it too, so that it can judge.
         self.say(peer, group, channel, seq, Message::Describe(Describe::Tell(mine)));
     }
 
-    /// Turns the pending mismatch of a group into its failure.
-    fn accuse(&mut self, group: u32) {
-        let owner = self.group_mut(group);
-        let Some(found) = owner.mismatches.pop() else { return };
+    /// Turns a mismatch into the failure of its group.
+    pub(crate) fn accuse(&mut self, group: u32, found: &PendingMismatch) {
+        let owner = self.group_ref(group);
         let me = owner.peer_of(owner.rank);
         let mut sides = [
             Testimony { peer: me, descriptor: found.mine },
@@ -343,15 +383,22 @@ impl Engine {
         let Some(group) = self.group_index(header.group, header.epoch) else { return };
         let Some(rank) = self.group_ref(group).rank_of(peer) else { return };
         match message {
-            Message::Poison(report) => self.fail(group, *report),
+            Message::Poison(report) => {
+                self.release_window(peer, group, rank);
+                self.fail(group, *report);
+            }
             Message::Describe(Describe::Ask) => {
-                let answer = match self.describe(group, header.channel, header.seq) {
+                let (channel, seq) = (header.channel, header.seq);
+                let answer = match self.describe(group, channel, seq) {
                     Some(mine) => Describe::Tell(mine),
-                    None => Describe::Unknown,
+                    None => {
+                        // How far this rank is, then.
+                        let ping = self.ping_about(Some((group, channel)), 0, 0);
+                        self.say(peer, group, channel, seq, Message::Ping(ping));
+                        Describe::Unknown
+                    }
                 };
-                let ping = self.ping(0, 0);
-                self.say(peer, group, header.channel, header.seq, Message::Ping(ping));
-                self.say(peer, group, header.channel, header.seq, Message::Describe(answer));
+                self.say(peer, group, channel, seq, Message::Describe(answer));
             }
             Message::Describe(Describe::Tell(theirs)) => {
                 self.told(group, peer, rank, header, *theirs);
@@ -361,21 +408,27 @@ impl Engine {
     }
 
     fn told(&mut self, group: u32, peer: Peer, rank: Rank, header: &Header, theirs: Descriptor) {
+        let (channel, seq) = (header.channel, header.seq);
         let owner = self.group_mut(group);
+        if matches!(owner.health, Health::Failed(_)) {
+            return;
+        }
         let pending = owner
             .mismatches
-            .iter_mut()
-            .find(|m| m.peer == peer && m.channel == header.channel && m.seq == header.seq);
-        if let Some(pending) = pending {
-            pending.theirs = theirs;
-            return self.accuse(group);
+            .iter()
+            .position(|m| m.peer == peer && m.channel == channel && m.seq == seq);
+        if let Some(at) = pending {
+            let found = owner.mismatches.swap_remove(at);
+            return self.accuse(group, &PendingMismatch { theirs, ..found });
         }
-        let Some(mine) = self.describe(group, header.channel, header.seq) else { return };
+        let Some(mine) = self.describe(group, channel, seq) else { return };
         if mine.fingerprint() == theirs.fingerprint() {
-            self.confirm(peer, group, rank, header.channel, header.seq);
+            self.confirm_known(peer, group, rank, channel, seq);
         } else {
-            self.suspect(group, rank, header, mine, theirs, "");
-            self.accuse(group);
+            // Both sides are known: nothing is to be asked.
+            let text = Text::default();
+            let found = PendingMismatch { peer, channel, seq, mine, theirs, text, until: None };
+            self.accuse(group, &found);
         }
     }
 
@@ -384,7 +437,7 @@ impl Engine {
             let Some(group) = self.group_index(progress.group, header.epoch) else { continue };
             let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
             if let Some(last) = progress.submitted.checked_sub(1) {
-                self.confirm(peer, group, rank, progress.channel, last);
+                self.confirm_known(peer, group, rank, progress.channel, last);
             }
         }
     }
@@ -402,7 +455,7 @@ impl Engine {
             let peer = Peer(index);
             if peer != self.me && !self.peers[peer.index()].closed {
                 let message = Message::Goodbye(Goodbye::Finished);
-                self.controls.push_back((peer, ControlOut { address, message }));
+                self.push_control(peer, ControlOut { address, message });
             }
         }
     }
@@ -430,13 +483,19 @@ impl Engine {
     /// A sign of life with the progress of this rank's channels, busy ones first.
     #[must_use]
     pub fn ping(&self, stamp_us: u64, echo_us: u64) -> Ping {
+        self.ping_about(None, stamp_us, echo_us)
+    }
+
+    /// The same, with one channel before all others.
+    fn ping_about(&self, first: Option<(u32, u32)>, stamp_us: u64, echo_us: u64) -> Ping {
         let mut ping = Ping::new(stamp_us, echo_us);
-        let mut rows: Vec<(bool, Progress)> = Vec::new();
-        for group in self.groups.iter().flatten() {
+        let mut rows: Vec<((bool, bool), Progress)> = Vec::new();
+        for (index, group) in (0..).zip(&self.groups) {
+            let Some(group) = group else { continue };
             for channel in &group.channels {
                 let idle = channel.window.is_empty();
                 rows.push((
-                    idle,
+                    (first != Some((index, channel.id)), idle),
                     Progress {
                         group: group.id,
                         channel: channel.id,
@@ -446,7 +505,7 @@ impl Engine {
                 ));
             }
         }
-        rows.sort_by_key(|(idle, _)| *idle);
+        rows.sort_by_key(|(order, _)| *order);
         for (_, row) in rows {
             if !ping.push(row) {
                 break;
@@ -468,171 +527,10 @@ impl Engine {
             }
         }
     }
-
-    /// The next time at which [`Engine::handle_time`] has something to do.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.next_deadline
-    }
-
-    /// Time passes: deadlines, settling and unanswered questions come due.
-    pub fn handle_time(&mut self, now: Instant) {
-        self.now = self.now.max(now);
-        if self.next_deadline.is_none_or(|due| due > now) {
-            return;
-        }
-        self.next_deadline = None;
-        for group in 0..self.groups.len() as u32 {
-            if self.groups[group as usize].is_some() {
-                self.group_time(group);
-            }
-        }
-        let mut due = Vec::new();
-        let mut probes = Vec::new();
-        let mut next = None;
-        let probe_after = self.config.probe_after;
-        let mut later = |at: Instant| next = Some(next.map_or(at, |n: Instant| n.min(at)));
-        for op in self.ops_in_flight() {
-            if let Some(deadline) = op.deadline {
-                if deadline <= now {
-                    due.push(op.key);
-                    continue;
-                }
-                later(deadline);
-                if !op.probed && op.channel != POINT_CHANNEL {
-                    let probe = op.submitted + probe_after.min((deadline - op.submitted) / 2);
-                    if probe <= now {
-                        probes.push(op.key);
-                    } else {
-                        later(probe);
-                    }
-                }
-            }
-        }
-        self.note_deadline(next);
-        for key in probes {
-            let Some(op) = self.op_mut(key) else { continue };
-            op.probed = true;
-            let (group, channel, seq) = (op.group, op.channel, op.seq);
-            self.tell_all(group, channel, seq, Message::Describe(Describe::Ask));
-        }
-        for key in due {
-            let Some(op) = self.op_mut(key) else { continue };
-            op.deadline = None;
-            let group = op.group;
-            let report = self.op(key).map(|op| self.timeout(op));
-            if let Some(report) = report {
-                self.fail(group, report);
-            }
-        }
-    }
-
-    fn group_time(&mut self, group: u32) {
-        let now = self.now;
-        let (settle, describe) = (self.config.settle, self.config.describe);
-        let owner = self.group_mut(group);
-        if let Some(pending) = owner.mismatches.first_mut() {
-            let until = *pending.until.get_or_insert(now + describe);
-            if until <= now {
-                self.accuse(group);
-            } else {
-                self.note_deadline(Some(until));
-            }
-        }
-        let owner = self.group_mut(group);
-        let Health::Settling { report, until } = &mut owner.health else { return };
-        let until = *until.get_or_insert(now + settle);
-        if until > now {
-            return self.note_deadline(Some(until));
-        }
-        let report: Arc<Report> = Arc::new(**report);
-        owner.health = Health::Failed(report.clone());
-        owner.mismatches.clear();
-        self.end_all(group, &report);
-    }
-
-    /// Ends every operation of a failed group and takes its messages off the wire.
-    fn end_all(&mut self, group: u32, report: &Arc<Report>) {
-        let keys = self.keys_in_group(group);
-        for state in &mut self.peers {
-            state.out.messages.retain(|m| m.group != group);
-            state.out.drop_frames(|frame| keys.iter().any(|key| frame.of(*key)));
-        }
-        self.pulls.retain(|pull| !keys.contains(&pull.op));
-        for key in keys {
-            let Some(op) = self.take_op(key) else { continue };
-            let failure = Failure {
-                report: report.clone(),
-                descriptor: op.descriptor,
-                channel: op.channel,
-                seq: op.seq,
-                elapsed: self.now.saturating_duration_since(op.submitted),
-                awaited: op.awaited().into_vec(),
-            };
-            self.end(op, Err(Box::new(failure)));
-        }
-    }
-
-    /// Who kept an operation from ending in time, and where they are.
-    fn timeout(&self, op: &OpState) -> Report {
-        let owner = self.group_ref(op.group);
-        let mut text = String::new();
-        let mut culprits: Vec<Peer> = Vec::new();
-        if op.channel != POINT_CHANNEL
-            && let Some(channel) = owner.channel_ref(op.channel)
-        {
-            for (index, confirm) in channel.confirm.iter().enumerate() {
-                let rank = Rank(index as u32);
-                if rank == owner.rank || confirm.submitted > op.seq {
-                    continue;
-                }
-                culprits.push(owner.peer_of(rank));
-                let _ = match confirm.submitted {
-                    0 => write!(text, "{rank} has not called any operation; "),
-                    n => write!(text, "{rank} was last heard in operation {}; ", n - 1),
-                };
-            }
-        }
-        if culprits.is_empty() {
-            let ranks = match op.awaited() {
-                awaited if !awaited.is_empty() => awaited,
-                _ => op.undelivered(),
-            };
-            for rank in ranks {
-                culprits.push(owner.peer_of(rank));
-                let _ = match op.body {
-                    Body::Send(..) => write!(text, "{rank} has not asked for the message; "),
-                    Body::Recv(..) => write!(text, "{rank} has not sent the message; "),
-                    Body::Collective(_) => {
-                        write!(text, "{rank} has called the operation, but its data is missing; ")
-                    }
-                };
-            }
-        }
-        Report {
-            channel: op.channel,
-            seq: op.seq,
-            elapsed_ms: self.now.saturating_duration_since(op.submitted).as_millis() as u64,
-            text: Text::new(text.trim_end_matches("; ")),
-            ..Report::new(Cause::Timeout, self.me, culprits)
-        }
-    }
 }
 
-/// Whether an operation has unfinished business with `rank`.
-fn needs(op: &OpState, rank: Rank) -> bool {
-    if op.awaited().contains(&rank) || op.undelivered().contains(&rank) {
-        return true;
-    }
-    let Body::Collective(prepared) = &op.body else { return false };
-    let plan = prepared.plan();
-    plan.lanes().iter().zip(&op.lanes).any(|(lane, state)| {
-        let ahead = state.at as usize + usize::from(state.active);
-        plan.steps(lane).iter().skip(ahead).any(|step| match &step.op {
-            Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. } => {
-                plan.parts(parts).iter().any(|part| part.peer == rank)
-            }
-            Code::Copy { .. } | Code::Reduce { .. } => false,
-        })
-    })
+/// Elements of a point-to-point message, as far as its dtype is known here.
+fn elements(header: &Header) -> u64 {
+    let size = DType::from_code(header.fingerprint.dtype()).map_or(1, DType::size);
+    header.xfer_len / size as u64
 }

@@ -2,11 +2,11 @@
 
 use allhands_plan::Rank;
 use allhands_wire::{
-    Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, Loan, OFFSET_UNIT, PAYLOAD_MAX, Peer,
+    Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, Loan, PAYLOAD_MAX, Peer,
 };
 
 use crate::config::{DIRECT_MIN, FRAME_OVERHEAD};
-use crate::engine::{DONE, Engine, Pull};
+use crate::engine::{Engine, LENT, Pull};
 use crate::error::Violation;
 use crate::failure::Health;
 use crate::op::{Body, Content, OpKey, OpState, Parked, PartAt};
@@ -33,7 +33,16 @@ struct Current {
     header: Header,
     /// Payload bytes read.
     got: usize,
+    /// Whether the payload has a place; what has none is read past.
+    fate: Fate,
     loan: [u8; LOAN_LEN],
+}
+
+/// What becomes of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Placed,
+    Skipped,
 }
 
 /// The messages of one operation that came before the operation was submitted here.
@@ -54,6 +63,16 @@ pub(crate) struct EarlyMessage {
     pub(crate) cost: usize,
 }
 
+/// Whether a frame goes on where its message stopped: at `position`, if anything may still come. A
+/// message that has begun is past its start, and each frame brings something.
+fn continues(header: &Header, begun: bool, position: Option<usize>) -> bool {
+    let whole = header.kind == Kind::Loan || header.xfer_len == 0;
+    let brings = whole || header.payload_len > 0;
+    let at_place = position.is_some_and(|at| header.byte_offset() == at as u64);
+    let start = position == Some(0);
+    brings && at_place && start != begun && (!whole || start)
+}
+
 /// Where the payload of a frame goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
@@ -70,7 +89,8 @@ impl Engine {
     pub fn window(&mut self, peer: Peer) -> &mut [u8] {
         let Some(current) = self.peers[peer.index()].inbound.current else { return &mut [] };
         let left = current.header.payload_len as usize - current.got;
-        if left < DIRECT_MIN || current.header.kind != Kind::Data {
+        let direct = current.header.kind == Kind::Data && current.fate == Fate::Placed;
+        if left < DIRECT_MIN || !direct {
             return &mut [];
         }
         let Place::Active(key, at) = self.place(peer, &current.header) else { return &mut [] };
@@ -129,7 +149,7 @@ impl Engine {
                         inbound.have = 0;
                         match Header::decode(&inbound.header) {
                             Ok(header) => self.frame(peer, header),
-                            Err(error) => self.broken(peer, Violation::Header(error)),
+                            Err(error) => self.broken(peer, &Violation::Header(error)),
                         }
                     }
                 }
@@ -137,8 +157,13 @@ impl Engine {
         }
     }
 
+    /// Whether the stream of `peer` cannot be followed any more.
+    pub(crate) fn is_broken(&self, peer: Peer) -> bool {
+        self.peers[peer.index()].inbound.broken
+    }
+
     /// The stream of `peer` cannot be followed any more: every group with that peer fails.
-    pub(crate) fn broken(&mut self, peer: Peer, violation: Violation) {
+    pub(crate) fn broken(&mut self, peer: Peer, violation: &Violation) {
         self.peers[peer.index()].inbound.broken = true;
         self.peers[peer.index()].inbound.current = None;
         self.violation(peer, violation);
@@ -146,60 +171,83 @@ impl Engine {
 
     fn frame(&mut self, peer: Peer, header: Header) {
         if header.src != peer {
-            return self.broken(peer, Violation::Impostor { claimed: header.src });
+            return self.broken(peer, &Violation::Impostor { claimed: header.src });
         }
         if header.payload_len > PAYLOAD_MAX {
-            return self.broken(peer, Violation::Oversized { bytes: header.payload_len });
+            return self.broken(peer, &Violation::Oversized { bytes: header.payload_len });
         }
         match header.kind {
-            Kind::Goodbye => return self.peers[peer.index()].left = true,
+            Kind::Goodbye if header.payload_len == 0 => {
+                return self.peers[peer.index()].left = true;
+            }
             Kind::Data | Kind::Loan | Kind::Credit | Kind::LoanReturn => {}
-            _ => return self.broken(peer, Violation::Misplaced { kind: header.kind }),
+            _ => return self.broken(peer, &Violation::Misplaced { kind: header.kind }),
         }
         if header.kind == Kind::Loan && header.payload_len as usize != LOAN_LEN {
-            return self.broken(peer, Violation::Oversized { bytes: header.payload_len });
+            return self.broken(peer, &Violation::Oversized { bytes: header.payload_len });
         }
         if header.flags.contains(Flags::PAYLOAD_CRC) {
-            return self.broken(peer, Violation::Unsupported { what: "payload checksums" });
+            return self.broken(peer, &Violation::Unsupported { what: "payload checksums" });
         }
         let Some(group) = self.group_index(header.group, header.epoch) else {
             return self
-                .broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+                .broken(peer, &Violation::UnknownGroup { id: header.group, epoch: header.epoch });
         };
         let Some(rank) = self.group_ref(group).rank_of(peer) else {
             return self
-                .broken(peer, Violation::UnknownGroup { id: header.group, epoch: header.epoch });
+                .broken(peer, &Violation::UnknownGroup { id: header.group, epoch: header.epoch });
         };
-        let current = Current { header, got: 0, loan: [0; LOAN_LEN] };
+        let placed = self.judge(peer, group, rank, &header);
+        let fate = if placed { Fate::Placed } else { Fate::Skipped };
+        let current = Current { header, got: 0, fate, loan: [0; LOAN_LEN] };
         if header.payload_len > 0 {
             self.peers[peer.index()].inbound.current = Some(current);
+        } else if placed && header.kind == Kind::Data && header.xfer_len == 0 {
+            // An empty message has no payload that would finish it.
+            self.payload(peer, &current, &[]);
         }
+    }
+
+    /// Does what a frame says; returns whether its payload has a place.
+    fn judge(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) -> bool {
         if matches!(self.group_ref(group).health, Health::Failed(_)) {
-            return;
+            return false;
         }
+        let point = header.channel == POINT_CHANNEL;
         match header.kind {
-            Kind::Credit if header.channel == POINT_CHANNEL => {
-                self.point_credit(peer, group, rank, &header)
+            Kind::Credit if point => {
+                self.point_credit(peer, group, rank, header);
+                false
             }
-            Kind::Credit => self.confirm(peer, group, rank, header.channel, header.seq),
-            Kind::LoanReturn => self.loan_returned(peer, group, rank, &header),
-            _ if header.channel == POINT_CHANNEL => {
-                self.point_frame(peer, group, rank, &header);
-                self.message_begun(peer, &current);
+            Kind::Credit => {
+                self.confirm(peer, group, rank, header.channel, header.seq);
+                self.compare(group, rank, header);
+                false
             }
+            Kind::LoanReturn => {
+                self.loan_returned(peer, group, rank, header);
+                false
+            }
+            _ if point => self.point_frame(peer, group, rank, header),
             _ => {
                 self.confirm(peer, group, rank, header.channel, header.seq);
-                if self.admit(peer, group, rank, &header) {
-                    self.message_begun(peer, &current);
-                }
+                self.admit(peer, group, rank, header)
             }
         }
     }
 
-    /// An empty message has no payload that would finish it.
-    fn message_begun(&mut self, peer: Peer, current: &Current) {
-        if current.header.payload_len == 0 && current.header.xfer_len == 0 {
-            self.payload(peer, current, &[]);
+    /// A frame without bytes says what its sender runs, too.
+    fn compare(&mut self, group: u32, rank: Rank, header: &Header) {
+        if header.fingerprint == Fingerprint::NONE {
+            return;
+        }
+        let Some(channel) = self.group_ref(group).channel_ref(header.channel) else { return };
+        let mine = match channel.op_at(header.seq).and_then(|index| self.op_by_index(index)) {
+            Some(op) => Some(op.fingerprint),
+            None => channel.past(header.seq).map(|past| past.fingerprint),
+        };
+        if mine.is_some_and(|mine| mine != header.fingerprint) {
+            self.mismatch(group, rank, header);
         }
     }
 
@@ -208,7 +256,7 @@ impl Engine {
     fn admit(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) -> bool {
         let owner = self.group_mut(group);
         let Some(channel) = owner.channel(header.channel) else {
-            self.violation(peer, Violation::TooManyChannels);
+            self.violation(peer, &Violation::TooManyChannels);
             return false;
         };
         if header.seq >= channel.next {
@@ -233,7 +281,7 @@ impl Engine {
                 } else {
                     self.violation(
                         peer,
-                        Violation::TooLate { channel: header.channel, seq: header.seq },
+                        &Violation::TooLate { channel: header.channel, seq: header.seq },
                     );
                 }
                 false
@@ -241,49 +289,46 @@ impl Engine {
         }
     }
 
-    /// A frame of an operation that runs here: its message must be one that the plan expects.
+    /// A frame of an operation that runs here: its message must be one that the plan expects, and go on
+    /// where it stopped.
     fn admit_submitted(&mut self, peer: Peer, key: OpKey, rank: Rank, header: &Header) -> bool {
         let Some(op) = self.op(key) else { return false };
+        let Body::Collective(prepared) = &op.body else { return false };
         let group = op.group;
-        let offset = u64::from(header.offset) * OFFSET_UNIT;
-        let (position, expected) = match op.receive_of(rank, header.slot) {
-            Some(at) => {
-                let lane = &op.lanes[usize::from(at.lane)];
-                let position = lane.moved[at.part as usize] + usize::from(lane.carried);
-                (position as u64, Some(op.span(at).len as u64))
-            }
-            None => {
-                let Body::Collective(prepared) = &op.body else { return false };
-                let expected = prepared
-                    .expected(rank, header.slot)
-                    .map(|elements| elements * op.element_size as u64);
-                let parked = op.parked.iter().find(|p| p.source == rank && p.slot == header.slot);
-                let position = match parked.map(|p| &p.content) {
-                    Some(Content::Bytes(bytes)) => bytes.len() as u64,
-                    Some(Content::Loan(_)) => u64::MAX,
-                    None => 0,
-                };
-                (position, expected)
-            }
-        };
-        if expected != Some(header.xfer_len) {
+        let found = prepared.receive(rank, header.slot);
+        let expected = found.map(|(_, elements)| elements * op.element_size as u64);
+        let Some((number, _)) = found.filter(|_| expected == Some(header.xfer_len)) else {
             self.length_mismatch(group, rank, header, expected.unwrap_or(0));
             return false;
-        }
-        let whole = header.kind == Kind::Loan;
-        let end = offset.checked_add(if whole { 0 } else { u64::from(header.payload_len) });
-        if offset != position || end.is_none_or(|end| end > header.xfer_len) {
-            self.violation(peer, Violation::OutOfOrder { offset, expected: position });
+        };
+        let active = op.receive_of(rank, header.slot);
+        let begun = op.begun.contains(number);
+        // `None`: nothing more may come of this message.
+        let position = match active {
+            _ if !begun => Some(0),
+            Some(at) if op.pulling.contains(&at) => None,
+            Some(at) => {
+                let lane = &op.lanes[usize::from(at.lane)];
+                Some(lane.moved[at.part as usize] + usize::from(lane.carried))
+            }
+            None => op
+                .parked
+                .iter()
+                .find(|p| p.source == rank && p.slot == header.slot)
+                .and_then(|parked| parked.content.reached()),
+        };
+        if !continues(header, begun, position) {
+            let expected = position.map_or(header.xfer_len, |at| at as u64);
+            let offset = header.byte_offset();
+            self.violation(peer, &Violation::OutOfOrder { offset, expected });
             return false;
         }
-        if self.op(key).is_some_and(|op| op.receive_of(rank, header.slot).is_none())
-            && position == 0
+        if let Some(op) = self.op_mut(key)
+            && !begun
         {
-            let len = header.xfer_len as usize;
-            let already = self.op(key).is_some_and(|op| {
-                op.parked.iter().any(|p| p.source == rank && p.slot == header.slot)
-            });
-            if !already && let Some(op) = self.op_mut(key) {
+            op.begun.insert(number);
+            if active.is_none() {
+                let len = header.xfer_len as usize;
                 let content = Content::Bytes(Vec::new());
                 op.parked.push(Parked { source: rank, slot: header.slot, len, content });
             }
@@ -293,16 +338,17 @@ impl Engine {
 
     /// A frame of an operation that has not been submitted here goes to the pool, within its bound.
     fn admit_early(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) -> bool {
-        let cost = header.payload_len as usize + FRAME_OVERHEAD;
-        // The sender counts the same way, so an honest one never gets here with more.
-        if self.peers[peer.index()].pool + cost > self.config.eager_window + FRAME_OVERHEAD {
-            self.violation(peer, Violation::OverWindow { limit: self.config.eager_window });
+        if !matches!(self.group_ref(group).health, Health::Good) {
+            // Its operation will never run, and the sender has been told to count no more.
             return false;
         }
-        let half = self.config.eager_window / 2;
-        let pool = &mut self.peers[peer.index()].pool;
-        let crossed = *pool <= half && *pool + cost > half;
-        *pool += cost;
+        let payload = if header.kind == Kind::Loan { 0 } else { header.payload_len as usize };
+        let cost = payload + FRAME_OVERHEAD;
+        // The sender counts the same way, so an honest one never gets here with more.
+        if self.peers[peer.index()].pool + cost > self.config.eager_window {
+            self.violation(peer, &Violation::OverWindow { limit: self.config.eager_window });
+            return false;
+        }
         let Some(channel) = self.group_mut(group).channel(header.channel) else { return false };
         let at = match channel.early.binary_search_by_key(&header.seq, |early| early.seq) {
             Ok(at) => at,
@@ -312,7 +358,22 @@ impl Engine {
             }
         };
         let messages = &mut channel.early[at].messages;
-        match messages.iter_mut().find(|m| m.source == rank && m.slot == header.slot) {
+        let known = messages.iter_mut().find(|m| m.source == rank && m.slot == header.slot);
+        let begun = known.is_some();
+        let position = match &known {
+            Some(m) if m.len as u64 != header.xfer_len || m.fingerprint != header.fingerprint => {
+                None
+            }
+            Some(message) => message.content.reached(),
+            None => Some(0),
+        };
+        if !continues(header, begun, position) {
+            let expected = position.map_or(header.xfer_len, |at| at as u64);
+            let offset = header.byte_offset();
+            self.violation(peer, &Violation::OutOfOrder { offset, expected });
+            return false;
+        }
+        match known {
             Some(message) => message.cost += cost,
             None => messages.push(EarlyMessage {
                 source: rank,
@@ -323,9 +384,13 @@ impl Engine {
                 cost,
             }),
         }
+        let half = self.config.eager_window / 2;
+        let pool = &mut self.peers[peer.index()].pool;
+        let crossed = *pool <= half && *pool + cost > half;
+        *pool += cost;
         if crossed {
             // The peer may be about to run out of window for what this rank already waits for.
-            self.credit_all(peer, group, rank);
+            self.credit_all(peer);
         }
         true
     }
@@ -344,7 +409,7 @@ impl Engine {
         if header.channel == POINT_CHANNEL {
             return self.point_place(group, rank, header);
         }
-        let Some(at) = owner.channels.iter().position(|c| c.id == header.channel) else {
+        let Ok(at) = owner.channels.binary_search_by_key(&header.channel, |c| c.id) else {
             return Place::Nowhere;
         };
         let channel = &owner.channels[at];
@@ -377,6 +442,9 @@ impl Engine {
     /// Payload bytes of the current frame of `peer`.
     fn payload(&mut self, peer: Peer, current: &Current, bytes: &[u8]) {
         let header = &current.header;
+        if current.fate == Fate::Skipped {
+            return self.payload_read(peer, bytes.len());
+        }
         if header.kind == Kind::Loan {
             let inbound = &mut self.peers[peer.index()].inbound;
             let Some(state) = &mut inbound.current else { return };
@@ -384,7 +452,7 @@ impl Engine {
             if current.got + bytes.len() == LOAN_LEN {
                 match Loan::decode(&state.loan) {
                     Ok(loan) => self.loan_arrived(peer, header, loan),
-                    Err(error) => self.violation(peer, Violation::Control(error.to_string())),
+                    Err(error) => self.violation(peer, &Violation::Control(error.to_string())),
                 }
             }
         } else if header.kind == Kind::Data {
@@ -429,7 +497,7 @@ impl Engine {
         }
         let Some(group) = self.group_index(header.group, header.epoch) else { return };
         let Some(rank) = self.group_ref(group).rank_of(peer) else { return };
-        self.uncredited(peer, group, rank, header.channel, bytes + FRAME_OVERHEAD);
+        self.uncredited(peer, group, rank, header.channel, header.seq, bytes + FRAME_OVERHEAD);
     }
 
     /// Takes over the messages that came before `op` was submitted.
@@ -439,7 +507,7 @@ impl Engine {
             let peer = self.group_ref(group).peer_of(message.source);
             let pool = &mut self.peers[peer.index()].pool;
             *pool = pool.saturating_sub(message.cost);
-            self.uncredited(peer, group, message.source, op.channel, message.cost);
+            self.uncredited(peer, group, message.source, op.channel, op.seq, message.cost);
             let header = Header {
                 seq: op.seq,
                 channel: op.channel,
@@ -453,14 +521,14 @@ impl Engine {
                 continue;
             }
             let Body::Collective(prepared) = &op.body else { continue };
-            let expected = prepared
-                .expected(message.source, message.slot)
-                .map(|elements| elements as usize * op.element_size);
-            if expected != Some(message.len) {
+            let found = prepared.receive(message.source, message.slot);
+            let expected = found.map(|(_, elements)| elements as usize * op.element_size);
+            let Some((number, _)) = found.filter(|_| expected == Some(message.len)) else {
                 let expected = expected.unwrap_or(0) as u64;
                 self.length_mismatch_of(group, message.source, &header, expected, op.descriptor);
                 continue;
-            }
+            };
+            op.begun.insert(number);
             op.parked.push(Parked {
                 source: message.source,
                 slot: message.slot,
@@ -474,12 +542,15 @@ impl Engine {
         if loan.len != header.xfer_len {
             return self.violation(
                 peer,
-                Violation::LoanLength { loan: loan.len, message: header.xfer_len },
+                &Violation::LoanLength { loan: loan.len, message: header.xfer_len },
             );
         }
         match self.place(peer, header) {
-            Place::Active(op, at) => {
-                self.pulls.push_back(Pull { peer, loan, op, at, slot: header.slot });
+            Place::Active(key, at) => {
+                if let Some(op) = self.op_mut(key) {
+                    op.pulling.push(at);
+                    self.pulls.push_back(Pull { peer, loan, op: key, at, slot: header.slot });
+                }
             }
             Place::Parked(key, index) => {
                 if let Some(op) = self.op_mut(key) {
@@ -499,20 +570,28 @@ impl Engine {
         self.pulls.pop_front()
     }
 
-    /// The next bytes of a loan, as read. When all of them are in, the loan goes back to its owner.
+    /// The next bytes of a loan, as read; more than are missing are ignored. When all of them are in, the
+    /// loan goes back to its owner. Bytes for an operation that has ended meanwhile are dropped. A driver
+    /// that cannot read the memory says so with [`Engine::handle_garbled`].
     pub fn handle_pulled(&mut self, pull: &Pull, bytes: &[u8]) {
         let Some(mut op) = self.take_op(pull.op) else { return };
+        let Some(index) = op.pulling.iter().position(|at| *at == pull.at) else {
+            return self.put_op(op);
+        };
         let lane = &op.lanes[usize::from(pull.at.lane)];
-        let moved = lane.moved[pull.at.part as usize];
-        let whole = moved != DONE
-            && moved + usize::from(lane.carried) + bytes.len() >= op.span(pull.at).len;
-        if whole {
-            self.send_small(
-                pull.peer,
-                op.group,
-                Kind::LoanReturn,
-                Header { channel: op.channel, seq: op.seq, slot: pull.slot, ..Header::default() },
-            );
+        let moved = lane.moved[pull.at.part as usize] + usize::from(lane.carried);
+        let missing = op.span(pull.at).len - moved;
+        let bytes = &bytes[..bytes.len().min(missing)];
+        if bytes.len() == missing {
+            op.pulling.swap_remove(index);
+            let header = Header {
+                channel: op.channel,
+                seq: op.seq,
+                slot: pull.slot,
+                fingerprint: op.fingerprint,
+                ..Header::default()
+            };
+            self.send_small(pull.peer, op.group, Kind::LoanReturn, header);
         }
         if self.land(&mut op, pull.at, bytes) {
             self.advance(&mut op);
@@ -521,16 +600,22 @@ impl Engine {
     }
 
     fn loan_returned(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) {
+        self.confirm(peer, group, rank, header.channel, header.seq);
         let channel = self.group_ref(group).channel_ref(header.channel);
         let Some(index) = channel.and_then(|c| c.op_at(header.seq)) else { return };
         let Some(op) = self.op_by_index(index) else { return };
-        match op.send_of(rank, header.slot) {
-            Some(at) => {
-                let (key, len) = (op.key, op.span(at).len);
-                self.part_moved(key, at, len);
-            }
-            None => self.violation(peer, Violation::UnknownLoan { slot: header.slot }),
+        let lent = op.send_of(rank, header.slot).filter(|at| {
+            // Only what was lent can come back: bytes that travel are still in use.
+            op.lanes[usize::from(at.lane)].moved[at.part as usize] == LENT
+        });
+        let Some(at) = lent else {
+            return self.violation(peer, &Violation::UnknownLoan { slot: header.slot });
+        };
+        let (key, len) = (op.key, op.span(at).len);
+        if let Some(op) = self.op_mut(key) {
+            op.lanes[usize::from(at.lane)].moved[at.part as usize] = 0;
         }
+        self.part_moved(key, at, len);
     }
 
     /// Queues a frame without payload.

@@ -26,16 +26,19 @@ mod credit;
 mod engine;
 mod error;
 mod failure;
+mod footprint;
 mod inbound;
 mod op;
 mod outbound;
 mod point;
+mod time;
 
 pub use buffers::{REDUCE_BLOCK, Space, Storage};
 pub use config::Config;
 pub use engine::{Engine, Finished, GroupKey, GroupSpec, Loans, Pull};
 pub use error::{Failure, Refusal, Refused, Violation};
 pub use failure::ControlOut;
+pub use footprint::Footprint;
 pub use op::{LoanBase, OpKey, PointSubmission, Prepared, Submission};
 pub use outbound::{POINT_CHANNEL, Slices};
 

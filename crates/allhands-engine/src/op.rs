@@ -1,7 +1,7 @@
 //! One operation in flight: its plan, its memory, and how far each lane has come.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use allhands_plan::{Op as Code, Part, Plan, Rank, Step};
 use allhands_tensor::Kernel;
@@ -19,6 +19,7 @@ pub struct Prepared {
     receives: Vec<(Rank, u32, u64)>,
     /// (source, elements) received from each source in the whole plan.
     totals: Vec<(Rank, u64)>,
+    reduces: bool,
 }
 
 impl Prepared {
@@ -39,7 +40,8 @@ impl Prepared {
                 _ => totals.push((rank, len)),
             }
         }
-        Self { plan, receives, totals }
+        let reduces = plan.reduces();
+        Self { plan, receives, totals, reduces }
     }
 
     /// The plan.
@@ -48,12 +50,36 @@ impl Prepared {
         &self.plan
     }
 
-    /// Elements of the message `slot` from `source`, if the plan has one.
-    pub(crate) fn expected(&self, source: Rank, slot: u32) -> Option<u64> {
+    /// The message `slot` from `source`, if the plan has one: its number among all that this rank
+    /// receives, and its elements.
+    pub(crate) fn receive(&self, source: Rank, slot: u32) -> Option<(usize, u64)> {
         self.receives
             .binary_search_by_key(&(source, slot), |&(rank, slot, _)| (rank, slot))
             .ok()
-            .map(|at| self.receives[at].2)
+            .map(|at| (at, self.receives[at].2))
+    }
+
+    /// Every message from `source`: number, slot and elements.
+    pub(crate) fn receives_from(&self, source: Rank) -> impl Iterator<Item = (usize, u32, u64)> {
+        let first = self.receives.partition_point(|&(rank, ..)| rank < source);
+        (first..)
+            .zip(&self.receives[first..])
+            .take_while(move |(_, (rank, ..))| *rank == source)
+            .map(|(at, &(_, slot, len))| (at, slot, len))
+    }
+
+    /// Whether running the plan needs a kernel.
+    pub(crate) fn reduces(&self) -> bool {
+        self.reduces
+    }
+
+    /// Whether the plan sends anything to `rank`.
+    pub(crate) fn sends_to(&self, rank: Rank) -> bool {
+        let mut steps = self.plan.lanes().iter().flat_map(|lane| self.plan.steps(lane));
+        steps.any(|step| match &step.op {
+            Code::Send { parts } => self.plan.parts(parts).iter().any(|part| part.peer == rank),
+            _ => false,
+        })
     }
 
     pub(crate) fn totals(&self) -> &[(Rank, u64)] {
@@ -155,6 +181,23 @@ pub(crate) struct LaneState {
     pub(crate) carried: u8,
 }
 
+/// Marks of messages, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(SmallVec<[u64; 2]>);
+
+impl Marks {
+    pub(crate) fn contains(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+
+    pub(crate) fn insert(&mut self, at: usize) {
+        if self.0.len() <= at / 64 {
+            self.0.resize(at / 64 + 1, 0);
+        }
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+}
+
 /// A message of a submitted operation that came before its receive was active.
 #[derive(Debug)]
 pub(crate) struct Parked {
@@ -169,6 +212,16 @@ pub(crate) struct Parked {
 pub(crate) enum Content {
     Bytes(Vec<u8>),
     Loan(Loan),
+}
+
+impl Content {
+    /// Bytes that have come; `None` for a loan, after which nothing comes.
+    pub(crate) fn reached(&self) -> Option<usize> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.len()),
+            Self::Loan(_) => None,
+        }
+    }
 }
 
 /// What an operation does.
@@ -196,6 +249,10 @@ pub(crate) struct OpState {
     pub(crate) lanes: SmallVec<[LaneState; 4]>,
     pub(crate) lanes_done: usize,
     pub(crate) parked: SmallVec<[Parked; 2]>,
+    /// Messages of which something has come, by their numbers in the plan.
+    pub(crate) begun: Marks,
+    /// Receives whose bytes this rank reads in the sender's memory.
+    pub(crate) pulling: SmallVec<[PartAt; 2]>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) submitted: Instant,
     pub(crate) probed: bool,
@@ -276,6 +333,44 @@ impl OpState {
     /// The active send of message `slot` to `peer`.
     pub(crate) fn send_of(&self, peer: Rank, slot: u32) -> Option<PartAt> {
         self.find(peer, slot, Direction::Out)
+    }
+
+    /// Whether something of a message is on its way here or from here, and not all of it is there.
+    pub(crate) fn needs(&self, rank: Rank) -> bool {
+        let Body::Collective(prepared) = &self.body else {
+            return self.awaited().contains(&rank) || self.undelivered().contains(&rank);
+        };
+        let plan = &prepared.plan;
+        plan.lanes().iter().zip(&self.lanes).any(|(lane, state)| {
+            let steps = plan.steps(lane).iter().skip(state.at as usize);
+            steps.enumerate().any(|(ahead, step)| {
+                let current = ahead == 0 && state.active;
+                let (parts, sends) = match &step.op {
+                    Code::Send { parts } => (parts, true),
+                    Code::Recv { parts } | Code::RecvReduce { parts, .. } => (parts, false),
+                    Code::Copy { .. } | Code::Reduce { .. } => return false,
+                };
+                let mut theirs =
+                    plan.parts(parts).iter().enumerate().filter(|(_, part)| part.peer == rank);
+                theirs.any(|(at, part)| match (current, sends) {
+                    (true, _) => state.moved[at] != DONE,
+                    (false, true) => true,
+                    (false, false) => !self.has_whole(rank, part.slot),
+                })
+            })
+        })
+    }
+
+    /// Whether a message that nobody receives yet is here as a whole.
+    fn has_whole(&self, source: Rank, slot: u32) -> bool {
+        let parked = self.parked.iter().find(|p| p.source == source && p.slot == slot);
+        parked.is_some_and(|parked| parked.content.reached() == Some(parked.len))
+    }
+
+    /// When peers are asked about this operation if it has not ended.
+    pub(crate) fn probe_at(&self, after: Duration) -> Instant {
+        let half = |deadline: Instant| deadline.saturating_duration_since(self.submitted) / 2;
+        self.submitted + self.deadline.map_or(after, |deadline| after.min(half(deadline)))
     }
 
     /// Ranks whose bytes the active receives still miss.

@@ -7,7 +7,7 @@ use allhands_wire::{Fingerprint, Flags, HEADER_LEN, Header, Kind, LOAN_LEN, OFFS
 use smallvec::SmallVec;
 
 use crate::config::{BYTES_AHEAD, FRAME_OVERHEAD, FRAMES_AHEAD, POINT_ANNOUNCED_MAX};
-use crate::engine::Engine;
+use crate::engine::{Engine, LENT};
 use crate::op::{OpKey, PartAt};
 
 /// Channel number of point-to-point frames; no stream of collectives may use it.
@@ -19,6 +19,10 @@ pub(crate) const GRANT: Flags = Flags::upper(1);
 /// Flag of a point-to-point frame that was sent without a grant: its room in the window is given back
 /// when the message is matched.
 pub(crate) const EAGER: Flags = Flags::upper(2);
+
+/// Flag of a point-to-point frame that has no room in the window: it says that there is a message, so that
+/// it can be matched and granted, and carries nothing of it.
+pub(crate) const ANNOUNCE: Flags = Flags::upper(4);
 
 /// Bytes waiting for a peer, oldest first, borrowed from an engine: what fits one vectored write.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
@@ -53,7 +57,10 @@ pub(crate) enum Payload {
         at: PartAt,
         offset: usize,
     },
-    Inline([u8; LOAN_LEN]),
+    Loan {
+        op: OpKey,
+        descriptor: [u8; LOAN_LEN],
+    },
     /// The operation ended while its frame was half written: the stream must stay in step.
     Zeros,
 }
@@ -73,13 +80,19 @@ impl Frame {
         self.header_sent > 0
     }
 
-    pub(crate) fn of(&self, op: OpKey) -> bool {
-        matches!(self.payload, Payload::Operation { op: own, .. } if own == op)
+    /// The operation it is about, if it has something of it.
+    pub(crate) fn op(&self) -> Option<OpKey> {
+        match self.payload {
+            Payload::Operation { op, .. } | Payload::Loan { op, .. } => Some(op),
+            Payload::None | Payload::Zeros => None,
+        }
     }
 
     /// Forgets the operation's memory.
-    pub(crate) fn detach(&mut self) {
-        self.payload = Payload::Zeros;
+    fn detach(&mut self) {
+        if matches!(self.payload, Payload::Operation { .. }) {
+            self.payload = Payload::Zeros;
+        }
     }
 }
 
@@ -87,7 +100,10 @@ static ZEROS: [u8; 4096] = [0; 4096];
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
+    /// Messages that may go on, as far as is known.
     pub(crate) messages: VecDeque<Message>,
+    /// Messages that wait for credit; looked at again when there is news.
+    pub(crate) waiting: VecDeque<Message>,
     pub(crate) frames: VecDeque<Frame>,
     /// Payload bytes in `frames`.
     framed: usize,
@@ -95,7 +111,7 @@ pub(crate) struct Outbound {
     pub(crate) eager: usize,
     /// The same for point-to-point messages.
     pub(crate) point_eager: usize,
-    /// Point-to-point messages announced and not granted.
+    /// Point-to-point messages announced, not granted and not finished.
     pub(crate) point_announced: usize,
     /// In the engine's list of peers with something to send.
     pub(crate) dirty: bool,
@@ -114,19 +130,53 @@ impl Outbound {
         });
     }
 
-    pub(crate) fn drop_frames(&mut self, gone: impl Fn(&Frame) -> bool) {
-        let mut kept = VecDeque::with_capacity(self.frames.len());
-        for mut frame in self.frames.drain(..) {
-            if !gone(&frame) {
-                kept.push_back(frame);
-            } else if frame.begun() {
-                frame.detach();
-                kept.push_back(frame);
-            } else {
-                self.framed -= frame.len;
-            }
+    /// Puts messages that wait for credit in front again. Returns whether there were any.
+    pub(crate) fn retry(&mut self) -> bool {
+        let any = !self.waiting.is_empty();
+        if any {
+            self.waiting.append(&mut self.messages);
+            std::mem::swap(&mut self.waiting, &mut self.messages);
         }
-        self.frames = kept;
+        any
+    }
+
+    /// Whether anything is left to be sent.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.frames.is_empty() || !self.messages.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Takes a group's messages and its operations' frames off the wire. A frame that is half written
+    /// goes on, since the stream must stay in step, but without the operation's memory.
+    pub(crate) fn drop_group(&mut self, group: u32, gone: impl Fn(OpKey) -> bool) {
+        self.messages.retain(|message| message.group != group);
+        self.waiting.retain(|message| message.group != group);
+        let open = |m: &&Message| m.channel == POINT_CHANNEL && m.announced && !m.granted;
+        self.point_announced = self.messages.iter().chain(&self.waiting).filter(open).count();
+        let mut framed = 0;
+        self.frames.retain_mut(|frame| {
+            if frame.op().is_some_and(&gone) {
+                if !frame.begun() {
+                    return false;
+                }
+                frame.detach();
+            }
+            framed += frame.len;
+            true
+        });
+        self.framed = framed;
+    }
+
+    /// Forgets everything: the peer is gone.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { dirty: self.dirty, ..Self::default() };
+    }
+
+    /// Entries, and entries for which there is room.
+    pub(crate) fn entries(&self) -> (usize, usize) {
+        (
+            self.messages.len() + self.waiting.len() + self.frames.len(),
+            self.messages.capacity() + self.waiting.capacity() + self.frames.capacity(),
+        )
     }
 }
 
@@ -150,16 +200,13 @@ impl Engine {
     /// Whether anything waits to be taken by the link to `peer`.
     #[must_use]
     pub fn has_outgoing(&self, peer: Peer) -> bool {
-        let out = &self.peers[peer.index()].out;
-        !out.frames.is_empty() || !out.messages.is_empty()
+        self.peers[peer.index()].out.is_busy()
     }
 
     /// Whether anything waits for any link, blocked messages included.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.peers
-            .iter()
-            .any(|p| !p.closed && (!p.out.frames.is_empty() || !p.out.messages.is_empty()))
+        self.peers.iter().any(|peer| !peer.closed && peer.out.is_busy())
     }
 
     /// Bytes waiting for `peer`, oldest first. The link says through [`Engine::sent`] how many it took.
@@ -177,7 +224,7 @@ impl Engine {
             while from < frame.len && slices.len() < slices.inline_size() {
                 let run: &[u8] = match &frame.payload {
                     Payload::None => &[],
-                    Payload::Inline(bytes) => &bytes[from..],
+                    Payload::Loan { descriptor, .. } => &descriptor[from..],
                     Payload::Zeros => &ZEROS[..ZEROS.len().min(frame.len - from)],
                     Payload::Operation { op, at, offset } => match this.op(*op) {
                         Some(state) => {
@@ -221,45 +268,40 @@ impl Engine {
         }
     }
 
-    /// Cuts waiting messages into frames while there is room and credit.
+    /// Cuts messages into frames while there is room and credit.
     fn fill_frames(&mut self, peer: Peer) {
-        let mut blocked = 0;
         loop {
-            let out = &self.peers[peer.index()].out;
-            if out.frames.len() >= FRAMES_AHEAD
-                || out.framed >= BYTES_AHEAD
-                || blocked >= out.messages.len()
-            {
+            let out = &mut self.peers[peer.index()].out;
+            if out.frames.len() >= FRAMES_AHEAD || out.framed >= BYTES_AHEAD {
                 return;
             }
-            if self.frame_front(peer) {
-                blocked = 0;
-            } else {
-                blocked += 1;
+            let Some(message) = out.messages.pop_front() else { return };
+            match self.allowance(peer, &message) {
+                Allowance::Wait => self.peers[peer.index()].out.waiting.push_back(message),
+                allowance => self.frame_next(peer, message, allowance),
             }
         }
     }
 
-    /// Frames the next piece of the first message, or moves the message to the back if it may not go on.
-    fn frame_front(&mut self, peer: Peer) -> bool {
-        let Some(mut message) = self.peers[peer.index()].out.messages.pop_front() else {
-            return false;
-        };
-        let allowed = self.allowance(peer, &message);
-        let Some(allowed) = allowed else {
-            self.peers[peer.index()].out.messages.push_back(message);
-            return false;
-        };
-        let len = match message.loan {
-            Some(_) => 0,
-            None => {
-                (message.total - message.framed).min(self.config.frame_payload).min(allowed.bytes)
-            }
+    /// Frames the next piece of a message.
+    fn frame_next(&mut self, peer: Peer, mut message: Message, allowance: Allowance) {
+        let left = message.total - message.framed;
+        let len = match allowance {
+            _ if message.loan.is_some() => 0,
+            Allowance::Free => left.min(self.config.frame_payload),
+            Allowance::Eager(bytes) => left.min(self.config.frame_payload).min(bytes),
+            Allowance::Announce | Allowance::Wait => 0,
         };
         let group = self.group_ref(message.group);
+        let Some(rank) = group.rank_of(peer) else { return };
+        let point = message.channel == POINT_CHANNEL;
         let mut header = Header {
             kind: Kind::Data,
-            flags: Flags::NONE,
+            flags: match allowance {
+                Allowance::Eager(_) if point => EAGER,
+                Allowance::Announce => ANNOUNCE,
+                _ => Flags::NONE,
+            },
             group: group.id,
             epoch: group.epoch,
             src: self.me,
@@ -271,96 +313,114 @@ impl Engine {
             xfer_len: message.total as u64,
             payload_len: len as u32,
         };
-        if allowed.eager && message.channel == POINT_CHANNEL {
-            header.flags = EAGER;
-        }
         let payload = match message.loan {
             Some(descriptor) => {
                 header.kind = Kind::Loan;
                 header.payload_len = LOAN_LEN as u32;
-                Payload::Inline(descriptor)
+                if let Some(op) = self.op_mut(message.op) {
+                    op.lanes[usize::from(message.at.lane)].moved[message.at.part as usize] = LENT;
+                }
+                Payload::Loan { op: message.op, descriptor }
             }
-            None if len == 0 && message.total > 0 => Payload::None,
+            None if allowance == Allowance::Announce => Payload::None,
             None => Payload::Operation { op: message.op, at: message.at, offset: message.framed },
         };
         let out = &mut self.peers[peer.index()].out;
         out.push_frame(&header, payload);
-        if allowed.eager {
+        if let Allowance::Eager(_) = allowance {
             let cost = len + FRAME_OVERHEAD;
             message.eager += len;
-            if message.channel == POINT_CHANNEL {
+            if point {
                 out.point_eager += cost;
+                self.group_mut(message.group).point[rank.index()].eager += cost;
             } else {
                 out.eager += cost;
                 self.note_eager(peer, &message, cost);
             }
         }
-        if message.channel != POINT_CHANNEL {
-            self.note_sent(peer, message.group, message.channel, message.seq);
-        } else if !message.announced && !message.granted {
-            self.peers[peer.index()].out.point_announced += 1;
-        }
-        message.announced = true;
         message.framed += len;
-        let finished = message.loan.is_some() || message.framed == message.total;
-        let out = &mut self.peers[peer.index()].out;
-        if finished {
-            if message.channel == POINT_CHANNEL {
-                out.point_announced -= usize::from(!message.granted);
+        let announced = allowance == Allowance::Announce;
+        let finished = message.loan.is_some() || (message.framed == message.total && !announced);
+        if point {
+            let counted = message.announced && !message.granted;
+            let counts = !finished && !message.granted;
+            let count = &mut self.peers[peer.index()].out.point_announced;
+            *count = *count + usize::from(counts) - usize::from(counted);
+            if !message.announced {
+                self.group_mut(message.group).point[rank.index()].announced += 1;
             }
         } else {
-            // Round robin: a long message does not hold up a short one behind it.
-            out.messages.push_back(message);
+            self.note_told(peer, message.group, rank, message.channel, message.seq);
         }
-        true
+        message.announced = true;
+        if !finished {
+            // Round robin: a long message does not hold up a short one behind it.
+            self.peers[peer.index()].out.messages.push_back(message);
+        }
     }
 
-    /// How much of `message` may go now; `None` if it must wait for credit.
-    fn allowance(&self, peer: Peer, message: &Message) -> Option<Allowance> {
-        let out = &self.peers[peer.index()].out;
-        let unit = OFFSET_UNIT as usize;
+    /// How much of `message` may go now.
+    pub(crate) fn allowance(&self, peer: Peer, message: &Message) -> Allowance {
         if message.channel == POINT_CHANNEL {
-            if message.granted {
-                return Some(Allowance { bytes: usize::MAX, eager: false });
-            }
-            // Order within a tag: nothing overtakes a message that has not been announced.
-            let earlier = out.messages.iter().any(|other| {
-                other.channel == POINT_CHANNEL
-                    && other.group == message.group
-                    && !other.announced
-                    && other.seq < message.seq
-            });
-            if earlier || (!message.announced && out.point_announced >= POINT_ANNOUNCED_MAX) {
-                return None;
-            }
-            let left = self.config.eager_per_operation.saturating_sub(message.eager);
-            let room = self.config.eager_window.saturating_sub(out.point_eager + FRAME_OVERHEAD);
-            let bytes = left.min(room) / unit * unit;
-            let whole = message.total - message.framed <= left.min(room);
-            if bytes > 0 || whole {
-                return Some(Allowance {
-                    bytes: if whole { usize::MAX } else { bytes },
-                    eager: true,
-                });
-            }
-            // The window is full: announce the message without a payload, so that it can be matched.
-            return (!message.announced).then_some(Allowance { bytes: 0, eager: false });
+            return self.point_allowance(peer, message);
         }
         if self.is_confirmed(peer, message) {
-            return Some(Allowance { bytes: usize::MAX, eager: false });
+            return Allowance::Free;
         }
-        let left = self.config.eager_per_operation.saturating_sub(message.eager);
-        let room = self.config.eager_window.saturating_sub(out.eager + FRAME_OVERHEAD);
-        let bytes = left.min(room);
-        if message.loan.is_some() || message.total - message.framed <= bytes {
-            return (room > 0).then_some(Allowance { bytes: usize::MAX, eager: true });
+        let used = self.peers[peer.index()].out.eager + FRAME_OVERHEAD;
+        let Some(room) = self.config.eager_window.checked_sub(used) else { return Allowance::Wait };
+        let bytes = self.config.eager_per_operation.saturating_sub(message.eager).min(room);
+        let rest = if message.loan.is_some() { 0 } else { message.total - message.framed };
+        piece(bytes, rest).unwrap_or(Allowance::Wait)
+    }
+
+    fn point_allowance(&self, peer: Peer, message: &Message) -> Allowance {
+        let owner = self.group_ref(message.group);
+        let Some(rank) = owner.rank_of(peer) else { return Allowance::Wait };
+        if message.granted || owner.deaf[rank.index()] {
+            return Allowance::Free;
         }
-        let bytes = bytes / unit * unit;
-        (bytes > 0).then_some(Allowance { bytes, eager: true })
+        let out = &self.peers[peer.index()].out;
+        // Order within a tag: nothing overtakes a message that has not been announced.
+        if !message.announced
+            && (message.seq != owner.point[rank.index()].announced
+                || out.point_announced >= POINT_ANNOUNCED_MAX)
+        {
+            return Allowance::Wait;
+        }
+        let used = out.point_eager + FRAME_OVERHEAD;
+        let free = self.config.eager_window.checked_sub(used).and_then(|room| {
+            let bytes = self.config.eager_per_operation.saturating_sub(message.eager).min(room);
+            let rest = message.total - message.framed;
+            // A message that was announced empty waits for its grant.
+            if message.announced && rest == 0 { None } else { piece(bytes, rest) }
+        });
+        match free {
+            Some(allowance) => allowance,
+            None if message.announced => Allowance::Wait,
+            None => Allowance::Announce,
+        }
     }
 }
 
-struct Allowance {
-    bytes: usize,
-    eager: bool,
+/// What fits of `rest` bytes if `bytes` may go: all, or whole units.
+fn piece(bytes: usize, rest: usize) -> Option<Allowance> {
+    if rest <= bytes {
+        return Some(Allowance::Eager(rest));
+    }
+    let whole = bytes / OFFSET_UNIT as usize * OFFSET_UNIT as usize;
+    (whole > 0).then_some(Allowance::Eager(whole))
+}
+
+/// How much of a message may go now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// All of it: the peer is ready.
+    Free,
+    /// So many bytes, at the expense of the window.
+    Eager(usize),
+    /// Only word that it exists.
+    Announce,
+    /// Nothing until there is credit.
+    Wait,
 }

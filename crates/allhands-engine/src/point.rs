@@ -6,21 +6,32 @@
 use std::collections::VecDeque;
 
 use allhands_plan::Rank;
-use allhands_wire::{Fingerprint, Flags, Header, Kind, OFFSET_UNIT, Peer};
+use allhands_wire::{Fingerprint, Flags, Header, Kind, Peer};
 
 use crate::config::{FRAME_OVERHEAD, POINT_ANNOUNCED_MAX};
-use crate::engine::{DONE, Engine, GroupKey, Side};
+use crate::engine::{Engine, GroupKey, Side};
 use crate::error::{Refused, Violation};
+use crate::failure::Health;
 use crate::inbound::Place;
 use crate::op::{Body, OpKey, OpState, PartAt, PointSubmission};
-use crate::outbound::{EAGER, GRANT, Message, POINT_CHANNEL};
+use crate::outbound::{ANNOUNCE, EAGER, GRANT, Message, POINT_CHANNEL};
 
 /// Messages to and from one rank.
 #[derive(Debug, Default)]
 pub(crate) struct PointState {
+    /// Number of the next message to send.
     sent: u64,
+    /// Number of the next message that the other side hears of.
+    pub(crate) announced: u64,
+    /// What messages of this rank take up in the other side's window.
+    pub(crate) eager: usize,
     asked: u64,
+    /// Number of the next message to hear of.
+    heard: u64,
+    /// Receives without a message.
     posted: VecDeque<Posted>,
+    /// Receives whose message is coming.
+    open: Vec<Open>,
     unexpected: VecDeque<Unexpected>,
     /// Room in the sender's window that it has not been told about.
     returned: usize,
@@ -30,7 +41,12 @@ pub(crate) struct PointState {
 struct Posted {
     op: OpKey,
     tag: u32,
-    matched: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Open {
+    seq: u64,
+    op: OpKey,
 }
 
 /// A message that nobody has asked for.
@@ -41,7 +57,23 @@ struct Unexpected {
     fingerprint: Fingerprint,
     len: usize,
     bytes: Vec<u8>,
+    state: Begun,
     cost: usize,
+}
+
+/// What is known of a message that nobody has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// That it exists: even an empty one must be granted.
+    Announced,
+    /// Its beginning, or all of it.
+    Sent,
+}
+
+impl Unexpected {
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.len && self.state == Begun::Sent
+    }
 }
 
 /// The only part of a point-to-point operation.
@@ -51,11 +83,39 @@ impl PointState {
     /// Whether the next message with this tag has come as a whole.
     pub(crate) fn holds(&self, tag: u32) -> bool {
         let next = self.unexpected.iter().find(|message| message.tag == tag);
-        next.is_some_and(|message| message.bytes.len() == message.len)
+        next.is_some_and(Unexpected::is_whole)
     }
 
     pub(crate) fn forget(&mut self, op: OpKey) {
-        self.posted.retain(|posted| posted.op != op);
+        if let Some(at) = self.open.iter().position(|open| open.op == op) {
+            self.open.swap_remove(at);
+        } else if let Some(at) = self.posted.iter().position(|posted| posted.op == op) {
+            self.posted.remove(at);
+        }
+    }
+
+    /// Forgets every receive.
+    pub(crate) fn forget_all(&mut self) {
+        self.posted.clear();
+        self.open.clear();
+    }
+
+    /// Drops what nobody has asked for; returns what it took up.
+    pub(crate) fn drop_unexpected(&mut self) -> usize {
+        std::mem::take(&mut self.unexpected).iter().map(|message| message.cost).sum()
+    }
+
+    /// Bytes of messages that nobody has asked for.
+    pub(crate) fn held(&self) -> usize {
+        self.unexpected.iter().map(|message| message.bytes.len()).sum()
+    }
+
+    /// Entries, and entries for which there is room.
+    pub(crate) fn entries(&self) -> (usize, usize) {
+        (
+            self.posted.len() + self.open.len() + self.unexpected.len(),
+            self.posted.capacity() + self.open.capacity() + self.unexpected.capacity(),
+        )
     }
 }
 
@@ -113,11 +173,10 @@ impl Engine {
         point.asked += 1;
         let found = point.unexpected.iter().position(|m| m.tag == tag);
         let Some(message) = found.and_then(|at| point.unexpected.remove(at)) else {
-            point.posted.push_back(Posted { op: key, tag, matched: None });
+            point.posted.push_back(Posted { op: key, tag });
             self.put_op(op);
             return Ok(key);
         };
-        point.posted.push_back(Posted { op: key, tag, matched: Some(message.seq) });
         point.returned += message.cost;
         let peer = self.group_ref(group.0).peer_of(rank);
         let pool = &mut self.peers[peer.index()].point_pool;
@@ -131,7 +190,11 @@ impl Engine {
             ..Header::default()
         };
         if self.point_agrees(group.0, rank, &header, &op) {
-            let whole = message.bytes.len() == message.len;
+            let whole = message.is_whole();
+            if !whole {
+                let open = Open { seq: message.seq, op: key };
+                self.group_mut(group.0).point[rank.index()].open.push(open);
+            }
             self.return_window(peer, group.0, rank, (!whole).then_some(message.seq));
             if whole || !message.bytes.is_empty() {
                 self.land(&mut op, WHOLE, &message.bytes);
@@ -172,101 +235,136 @@ impl Engine {
         self.send_small(peer, group, Kind::Credit, header);
     }
 
-    pub(crate) fn point_credit(&mut self, peer: Peer, group: u32, _rank: Rank, header: &Header) {
+    pub(crate) fn point_credit(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) {
+        // What a group never took up it cannot give back.
+        let taken = &mut self.group_mut(group).point[rank.index()].eager;
+        let returned = usize::try_from(header.xfer_len).map_or(*taken, |room| room.min(*taken));
+        *taken -= returned;
         let out = &mut self.peers[peer.index()].out;
-        let returned = usize::try_from(header.xfer_len).unwrap_or(usize::MAX);
         out.point_eager = out.point_eager.saturating_sub(returned);
         if header.flags.contains(GRANT) {
-            let message = out.messages.iter_mut().find(|m| {
-                m.channel == POINT_CHANNEL && m.group == group && m.seq == header.seq && !m.granted
-            });
-            if let Some(message) = message {
+            let message =
+                out.messages.iter_mut().chain(&mut out.waiting).find(|m| {
+                    m.channel == POINT_CHANNEL && m.group == group && m.seq == header.seq
+                });
+            if let Some(message) = message.filter(|m| m.announced && !m.granted) {
                 message.granted = true;
-                out.point_announced -= usize::from(message.announced);
+                out.point_announced -= 1;
             }
         }
-        self.mark_dirty(peer);
+        self.retry(peer);
     }
 
-    /// A frame of a point-to-point message: matches it, or makes room for it.
-    pub(crate) fn point_frame(&mut self, peer: Peer, group: u32, rank: Rank, header: &Header) {
-        let eager = header.flags.contains(EAGER);
-        let cost = if eager { header.payload_len as usize + FRAME_OVERHEAD } else { 0 };
-        let offset = u64::from(header.offset) * OFFSET_UNIT;
-        let end = offset + u64::from(header.payload_len);
+    /// A frame of a point-to-point message: matches it, or makes room for it. Returns whether its payload
+    /// has a place.
+    pub(crate) fn point_frame(
+        &mut self,
+        peer: Peer,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+    ) -> bool {
+        if !matches!(self.group_ref(group).health, Health::Good) {
+            return false;
+        }
+        let violation = match self.judge_point(peer, group, rank, header) {
+            Ok(placed) => return placed,
+            Err(violation) => violation,
+        };
+        self.violation(peer, &violation);
+        false
+    }
+
+    fn judge_point(
+        &mut self,
+        peer: Peer,
+        group: u32,
+        rank: Rank,
+        header: &Header,
+    ) -> Result<bool, Violation> {
+        if header.kind != Kind::Data {
+            return Err(Violation::Unsupported { what: "loans of point-to-point messages" });
+        }
+        let (offset, payload) = (header.byte_offset(), header.payload_len as usize);
+        let stray = |expected: u64| Err(Violation::OutOfOrder { offset, expected });
+        let announces = header.flags.contains(ANNOUNCE);
+        let brings = payload > 0 || (header.xfer_len == 0 && !announces);
+        let cost = if header.flags.contains(EAGER) { payload + FRAME_OVERHEAD } else { 0 };
+        let limit = self.config.eager_window;
         let point = &mut self.group_mut(group).point[rank.index()];
-        if let Some(posted) = point.posted.iter().find(|p| p.matched == Some(header.seq)) {
+        if let Some(open) = point.open.iter().find(|open| open.seq == header.seq) {
+            let key = open.op;
             point.returned += cost;
-            let key = posted.op;
-            let moved = self.op(key).map_or(0, |op| match op.lanes[0].moved[0] {
-                DONE => u64::MAX,
-                moved => moved as u64,
-            });
-            if offset != moved || end > header.xfer_len {
-                self.violation(peer, Violation::OutOfOrder { offset, expected: moved });
-            } else {
-                self.return_window(peer, group, rank, None);
+            let Some(op) = self.op(key) else { return Ok(false) };
+            let expected = op.lanes[0].moved[0] as u64;
+            if offset != expected || !brings || header.xfer_len != op.buffers.data.len() as u64 {
+                return stray(expected);
             }
-            return;
+            self.return_window(peer, group, rank, None);
+            return Ok(true);
+        }
+        if payload > 0 && cost == 0 {
+            // Nothing of a message may come free of charge before it is granted.
+            return Err(Violation::OverWindow { limit });
         }
         if let Some(message) = point.unexpected.iter_mut().find(|m| m.seq == header.seq) {
             let expected = message.bytes.len() as u64;
-            message.cost += cost;
-            if offset != expected || end > message.len as u64 {
-                self.violation(peer, Violation::OutOfOrder { offset, expected });
-            } else {
-                self.pool_point(peer, cost);
+            let same = message.len as u64 == header.xfer_len
+                && message.fingerprint == header.fingerprint
+                && message.tag == header.slot;
+            if !same || offset != expected || payload == 0 {
+                return stray(expected);
             }
-            return;
+            message.cost += cost;
+            message.state = Begun::Sent;
+            return self.pool_point(peer, cost);
         }
-        if offset != 0 || end > header.xfer_len {
-            return self.violation(peer, Violation::OutOfOrder { offset, expected: 0 });
+        if header.seq != point.heard || offset != 0 || announces == brings {
+            return stray(0);
         }
-        let waiting = point.posted.iter_mut().find(|p| p.matched.is_none() && p.tag == header.slot);
-        if let Some(posted) = waiting {
-            posted.matched = Some(header.seq);
+        point.heard += 1;
+        if let Some(at) = point.posted.iter().position(|posted| posted.tag == header.slot) {
+            let Some(posted) = point.posted.remove(at) else { return Ok(false) };
             point.returned += cost;
-            let key = posted.op;
-            let Some(op) = self.take_op(key) else { return };
+            let Some(op) = self.take_op(posted.op) else { return Ok(false) };
             let agrees = self.point_agrees(group, rank, header, &op);
             self.put_op(op);
             if agrees {
-                let grant = (end < header.xfer_len).then_some(header.seq);
-                self.return_window(peer, group, rank, grant);
+                let open = Open { seq: header.seq, op: posted.op };
+                self.group_mut(group).point[rank.index()].open.push(open);
+                let more = announces || (payload as u64) < header.xfer_len;
+                self.return_window(peer, group, rank, more.then_some(header.seq));
             }
-            return;
+            return Ok(agrees);
         }
-        if point.unexpected.len()
-            > 2 * POINT_ANNOUNCED_MAX + self.config.eager_window / FRAME_OVERHEAD
-        {
-            let limit = self.config.eager_window;
-            return self.violation(peer, Violation::OverWindow { limit });
+        let most = POINT_ANNOUNCED_MAX + limit / FRAME_OVERHEAD;
+        if point.unexpected.len() >= most {
+            return Err(Violation::OverWindow { limit });
         }
-        let point = &mut self.group_mut(group).point[rank.index()];
         point.unexpected.push_back(Unexpected {
             seq: header.seq,
             tag: header.slot,
             fingerprint: header.fingerprint,
             len: header.xfer_len as usize,
             bytes: Vec::new(),
+            state: if announces { Begun::Announced } else { Begun::Sent },
             cost,
         });
-        self.pool_point(peer, cost);
+        self.pool_point(peer, cost)
     }
 
-    fn pool_point(&mut self, peer: Peer, cost: usize) {
+    fn pool_point(&mut self, peer: Peer, cost: usize) -> Result<bool, Violation> {
         let limit = self.config.eager_window;
         let pool = &mut self.peers[peer.index()].point_pool;
         *pool += cost;
-        if *pool > limit + FRAME_OVERHEAD {
-            self.violation(peer, Violation::OverWindow { limit });
-        }
+        // The sender counts the same way.
+        if *pool > limit { Err(Violation::OverWindow { limit }) } else { Ok(true) }
     }
 
     pub(crate) fn point_place(&self, group: u32, rank: Rank, header: &Header) -> Place {
         let point = &self.group_ref(group).point[rank.index()];
-        if let Some(posted) = point.posted.iter().find(|p| p.matched == Some(header.seq)) {
-            return Place::Active(posted.op, WHOLE);
+        if let Some(open) = point.open.iter().find(|open| open.seq == header.seq) {
+            return Place::Active(open.op, WHOLE);
         }
         match point.unexpected.iter().position(|m| m.seq == header.seq) {
             Some(index) => Place::Unexpected { group, rank, index },

@@ -1,0 +1,9 @@
+//! The engine in virtual time: N of them, joined by byte pipes that cut, delay and reorder.
+#![allow(missing_docs, reason = "test code")]
+#![allow(unreachable_pub, reason = "modules of one test program")]
+#![allow(clippy::print_stderr, reason = "progress")]
+mod case;
+mod collectives;
+mod fold;
+mod rng;
+mod world;

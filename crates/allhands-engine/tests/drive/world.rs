@@ -1,0 +1,501 @@
+//! Engines, the links between them, and a seeded hand that decides what happens next.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use allhands_engine::{
+    Config, Engine, Finished, GroupKey, GroupSpec, Loans, OpKey, PointSubmission, Pull, Refused,
+    Submission,
+};
+use allhands_plan::Buffer;
+use allhands_wire::{HEADER_LEN, Header, Message, Peer};
+use smallvec::SmallVec;
+
+use crate::rng::Rng;
+
+/// The small windows that force every path of credit.
+pub fn tiny() -> Config {
+    Config {
+        frame_payload: 256,
+        eager_window: 2048,
+        eager_per_operation: 192,
+        loan_min: 1,
+        ..Config::DEFAULT
+    }
+}
+
+/// How links behave in one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// Bytes that fit into a link.
+    pub capacity: usize,
+    /// Most bytes that a link takes or hands over at once.
+    pub burst: usize,
+    /// Fewest bytes that it takes or hands over if it can: 1 cuts everywhere.
+    pub grain: usize,
+    /// Percentage of links that are slow at any time.
+    pub slow: usize,
+    /// How long a control message takes.
+    pub control_delay: Duration,
+    /// How much time passes with each event.
+    pub tick: Duration,
+}
+
+impl Weather {
+    pub const CALM: Self = Self {
+        capacity: 1 << 20,
+        burst: 1 << 20,
+        grain: 1,
+        slow: 0,
+        control_delay: Duration::from_micros(200),
+        tick: Duration::from_nanos(200),
+    };
+
+    pub fn random(rng: &mut Rng) -> Self {
+        Self {
+            capacity: rng.size(1 << 18).max(64),
+            burst: rng.size(1 << 20).max(64),
+            grain: if rng.chance(30) { 1 } else { rng.size(1 << 14) },
+            slow: rng.below(80),
+            control_delay: Duration::from_micros(rng.below(2000) as u64),
+            tick: Duration::from_nanos(rng.below(300) as u64),
+        }
+    }
+}
+
+/// One end of what happens next.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// The link takes bytes.
+    Flush(usize, usize),
+    /// Bytes arrive.
+    Deliver(usize, usize),
+    Control(usize, usize),
+    Pull(usize),
+    /// A rank makes the call at this place of its list.
+    Call(usize, usize),
+}
+
+/// What a rank may do at some time.
+pub struct Planned {
+    pub call: Call,
+    /// Calls of this rank, by their places, that must have ended before.
+    pub after: Vec<usize>,
+    pub outcome: Option<Finished>,
+    pub refused: Option<Box<Refused>>,
+}
+
+pub enum Call {
+    Collective(GroupKey, Box<Submission>),
+    Send(GroupKey, PointSubmission),
+    Recv(GroupKey, PointSubmission),
+    Made,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub seed: u64,
+    pub weather: Weather,
+    pub engines: Vec<Engine>,
+    pub base: Instant,
+    pub elapsed: Duration,
+    /// Bytes under way, by source and destination.
+    pub pipes: Vec<Vec<VecDeque<u8>>>,
+    /// The link would take more.
+    wants: Vec<Vec<bool>>,
+    slow: Vec<bool>,
+    pub controls: Vec<Vec<VecDeque<(Duration, Vec<u8>)>>>,
+    pub calls: Vec<Vec<Planned>>,
+    /// Calls not yet made, by rank: those of one order are made one after the other.
+    queues: Vec<Vec<(u64, VecDeque<usize>)>>,
+    running: Vec<HashMap<OpKey, usize>>,
+    /// Lent memory: segment to owner, operation and where its data begins.
+    segments: BTreeMap<u64, (usize, OpKey, u64)>,
+    pulls: Vec<VecDeque<Pulling>>,
+    /// Ranks that make no move at all.
+    pub dead: Vec<bool>,
+    /// Connections that are cut, by source and destination: nothing more is delivered.
+    pub cut: Vec<Vec<bool>>,
+    pub events: u64,
+    pub loans: usize,
+}
+
+struct Pulling {
+    pull: Pull,
+    seen: Vec<u8>,
+    done: usize,
+}
+
+impl World {
+    pub fn new(world: usize, config: Config, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let weather = Weather::random(&mut rng);
+        let base = Instant::now();
+        let engine = |me| Engine::new(Peer(me as u32), world as u32, config, base);
+        Self {
+            rng,
+            seed,
+            weather,
+            engines: (0..world).map(engine).collect(),
+            base,
+            elapsed: Duration::ZERO,
+            pipes: vec![vec![VecDeque::new(); world]; world],
+            wants: vec![vec![false; world]; world],
+            slow: vec![false; world * world],
+            controls: vec![vec![VecDeque::new(); world]; world],
+            calls: (0..world).map(|_| Vec::new()).collect(),
+            queues: vec![Vec::new(); world],
+            running: vec![HashMap::new(); world],
+            segments: BTreeMap::new(),
+            pulls: (0..world).map(|_| VecDeque::new()).collect(),
+            dead: vec![false; world],
+            cut: vec![vec![false; world]; world],
+            events: 0,
+            loans: 0,
+        }
+    }
+
+    pub fn size(&self) -> usize {
+        self.engines.len()
+    }
+
+    pub fn now(&self) -> Instant {
+        self.base + self.elapsed
+    }
+
+    /// One group of all, on every rank.
+    pub fn group_of_all(&mut self, id: u32) -> Vec<GroupKey> {
+        let members: Vec<u32> = (0..self.size() as u32).collect();
+        self.group(id, &members)
+    }
+
+    /// A group of some, on each of them; the keys in rank order.
+    pub fn group(&mut self, id: u32, members: &[u32]) -> Vec<GroupKey> {
+        let spec = GroupSpec { id, epoch: 3, members: members.iter().copied().map(Peer).collect() };
+        members.iter().map(|&m| self.engines[m as usize].add_group(spec.clone()).unwrap()).collect()
+    }
+
+    /// Lets everybody read everybody's memory.
+    pub fn lend_everywhere(&mut self) {
+        for engine in &mut self.engines {
+            for peer in 0..self.pipes.len() as u32 {
+                engine.set_loans(Peer(peer), Loans::Accepted);
+            }
+        }
+    }
+
+    /// Plans a call of a rank; returns its place in the rank's list.
+    pub fn plan(&mut self, rank: usize, order: u64, call: Call) -> usize {
+        self.calls[rank].push(Planned { call, after: Vec::new(), outcome: None, refused: None });
+        let place = self.calls[rank].len() - 1;
+        match self.queues[rank].iter_mut().find(|(known, _)| *known == order) {
+            Some((_, queue)) => queue.push_back(place),
+            None => self.queues[rank].push((order, VecDeque::from([place]))),
+        }
+        place
+    }
+
+    fn candidates(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let world = self.size();
+        for from in 0..world {
+            if self.dead[from] {
+                continue;
+            }
+            for to in 0..world {
+                let room = self.pipes[from][to].len() < self.weather.capacity;
+                if self.wants[from][to] && room && !self.cut[from][to] {
+                    events.push(Event::Flush(from, to));
+                }
+                if self.dead[to] {
+                    continue;
+                }
+                if !self.pipes[from][to].is_empty() && !self.cut[from][to] {
+                    events.push(Event::Deliver(from, to));
+                }
+                let due =
+                    self.controls[from][to].front().is_some_and(|(at, _)| *at <= self.elapsed);
+                if due && !self.cut[from][to] {
+                    events.push(Event::Control(from, to));
+                }
+            }
+            if !self.pulls[from].is_empty() {
+                events.push(Event::Pull(from));
+            }
+            for (_, queue) in &self.queues[from] {
+                let Some(&place) = queue.front() else { continue };
+                let calls = &self.calls[from];
+                if calls[place].after.iter().all(|&at| calls[at].outcome.is_some()) {
+                    events.push(Event::Call(from, place));
+                }
+            }
+        }
+        events
+    }
+
+    /// Takes what engines have to say: dirty links, control messages, pulls, outcomes.
+    fn collect(&mut self, rank: usize) {
+        let engine = &mut self.engines[rank];
+        while let Some(peer) = engine.poll_dirty() {
+            self.wants[rank][peer.index()] = true;
+        }
+        while let Some((peer, out)) = engine.poll_control() {
+            let frame = out.message.encode(out.address);
+            let due = self.elapsed + self.weather.control_delay;
+            self.controls[rank][peer.index()].push_back((due, frame.as_bytes().to_vec()));
+        }
+        while let Some(pull) = engine.poll_pull() {
+            self.pulls[rank].push_back(Pulling { pull, seen: Vec::new(), done: 0 });
+        }
+        while let Some(finished) = engine.poll_finished() {
+            let place = self.running[rank]
+                .remove(&finished.key)
+                .unwrap_or_else(|| panic!("rank {rank} ended what it never began: {finished:?}"));
+            self.calls[rank][place].outcome = Some(finished);
+        }
+    }
+
+    fn collect_all(&mut self) {
+        for rank in 0..self.size() {
+            self.collect(rank);
+        }
+    }
+
+    /// What may happen next happens, once. Returns whether anything did.
+    pub fn step(&mut self) -> bool {
+        if self.events.is_multiple_of(64) {
+            let percent = self.weather.slow;
+            for at in 0..self.slow.len() {
+                self.slow[at] = self.rng.chance(percent);
+            }
+        }
+        let events = self.candidates();
+        if events.is_empty() {
+            return false;
+        }
+        self.events += 1;
+        let world = self.size();
+        let mut event = *self.rng.pick(&events);
+        for _ in 0..8 {
+            let slow = match event {
+                Event::Flush(from, to) | Event::Deliver(from, to) | Event::Control(from, to) => {
+                    self.slow[from * world + to]
+                }
+                Event::Pull(rank) | Event::Call(rank, _) => self.slow[rank * world + rank],
+            };
+            if !slow {
+                break;
+            }
+            event = *self.rng.pick(&events);
+        }
+        let rank = match event {
+            Event::Flush(from, to) => {
+                self.flush(from, to);
+                from
+            }
+            Event::Deliver(from, to) => {
+                self.deliver(from, to);
+                to
+            }
+            Event::Control(from, to) => {
+                self.control(from, to);
+                to
+            }
+            Event::Pull(rank) => {
+                self.pull(rank);
+                rank
+            }
+            Event::Call(rank, place) => {
+                self.call(rank, place);
+                rank
+            }
+        };
+        self.elapsed += self.weather.tick;
+        let now = self.now();
+        self.engines[rank].handle_time(now);
+        self.collect(rank);
+        true
+    }
+
+    /// As a link writes: once, perhaps not everything.
+    fn flush(&mut self, from: usize, to: usize) {
+        let room = self.weather.capacity - self.pipes[from][to].len();
+        let most = room.min(self.weather.burst);
+        let mut taken = self.rng.size(most).max(self.weather.grain).min(most);
+        let mut slices = SmallVec::new();
+        self.engines[from].outgoing(Peer(to as u32), &mut slices);
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        assert!(slices.iter().all(|slice| !slice.is_empty()), "an empty slice is offered");
+        taken = taken.min(total);
+        let mut left = taken;
+        for slice in &slices {
+            let part = left.min(slice.len());
+            self.pipes[from][to].extend(&slice[..part]);
+            left -= part;
+        }
+        drop(slices);
+        if total == 0 {
+            self.wants[from][to] = false;
+        } else {
+            self.engines[from].sent(Peer(to as u32), taken);
+        }
+    }
+
+    /// As a link reads: into the window if there is one, with what is left over through staging.
+    fn deliver(&mut self, from: usize, to: usize) {
+        let peer = Peer(from as u32);
+        let pipe = &mut self.pipes[from][to];
+        let most = pipe.len().min(self.weather.burst);
+        let mut bytes = self.rng.size(most).max(self.weather.grain).min(most);
+        let engine = &mut self.engines[to];
+        if self.rng.chance(70) {
+            let window = engine.window(peer);
+            let direct = bytes.min(window.len());
+            if direct > 0 {
+                let whole = direct == window.len();
+                for (place, byte) in window[..direct].iter_mut().zip(pipe.drain(..direct)) {
+                    *place = byte;
+                }
+                engine.filled(peer, direct);
+                bytes -= direct;
+                if !whole {
+                    bytes = 0;
+                }
+            }
+        }
+        let staged: Vec<u8> = pipe.drain(..bytes).collect();
+        let mut rest = staged.as_slice();
+        while !rest.is_empty() {
+            let n = if self.rng.chance(50) { rest.len() } else { self.rng.size(rest.len()) };
+            engine.handle(peer, &rest[..n]);
+            rest = &rest[n..];
+        }
+    }
+
+    fn control(&mut self, from: usize, to: usize) {
+        let Some((_, bytes)) = self.controls[from][to].pop_front() else { return };
+        let header: [u8; HEADER_LEN] = bytes[..HEADER_LEN].try_into().unwrap();
+        let header = Header::decode(&header).unwrap();
+        let payload = &bytes[HEADER_LEN..HEADER_LEN + header.payload_len as usize];
+        let message = Message::decode(&header, payload).unwrap();
+        self.engines[to].handle_control(Peer(from as u32), &header, &message);
+    }
+
+    fn call(&mut self, rank: usize, place: usize) {
+        let now = self.now();
+        for (_, queue) in &mut self.queues[rank] {
+            if queue.front() == Some(&place) {
+                queue.pop_front();
+            }
+        }
+        let planned = &mut self.calls[rank][place];
+        let engine = &mut self.engines[rank];
+        let mut segment = None;
+        let taken = match std::mem::replace(&mut planned.call, Call::Made) {
+            Call::Collective(group, mut submission) => {
+                submission.submitted = now;
+                if let Some(deadline) = &mut submission.deadline {
+                    *deadline += self.elapsed;
+                }
+                segment = submission.loan.map(|loan| (loan.segment, loan.data.unwrap_or(0)));
+                engine.submit(group, *submission)
+            }
+            Call::Send(group, submission) => {
+                engine.submit_send(group, PointSubmission { submitted: now, ..submission })
+            }
+            Call::Recv(group, submission) => {
+                engine.submit_recv(group, PointSubmission { submitted: now, ..submission })
+            }
+            Call::Made => panic!("call {place} of rank {rank} is made twice"),
+        };
+        match taken {
+            Ok(key) => {
+                self.running[rank].insert(key, place);
+                if let Some((segment, data)) = segment {
+                    self.segments.insert(segment, (rank, key, data));
+                }
+            }
+            Err(refused) => planned.refused = Some(refused),
+        }
+    }
+
+    /// Reads a piece of lent memory; what was read before must still be there.
+    fn pull(&mut self, rank: usize) {
+        let at = self.rng.below(self.pulls[rank].len());
+        let Some(mut pulling) = self.pulls[rank].swap_remove_back(at) else { return };
+        let loan = pulling.pull.loan;
+        let (owner, key, data) = self.segments[&loan.segment];
+        let (buffer, offset) = match loan.offset.checked_sub(data) {
+            Some(offset) => (Buffer::Data, offset),
+            None => (Buffer::Input, loan.offset),
+        };
+        // After a failure the owner has its memory back, and nobody reads it.
+        let Some(space) = self.engines[owner].memory(key, buffer) else { return };
+        let len = loan.len as usize;
+        let now: Vec<u8> = (0..len).map(|at| space.run(offset as usize + at, 1)[0]).collect();
+        if pulling.seen.is_empty() {
+            self.loans += 1;
+            pulling.seen = now;
+        } else {
+            assert!(pulling.seen == now, "lent memory changed before it came back");
+        }
+        let step = self.rng.size(len.max(1)).min(len - pulling.done);
+        let chunk = &pulling.seen[pulling.done..pulling.done + step];
+        self.engines[rank].handle_pulled(&pulling.pull, chunk);
+        pulling.done += step;
+        if pulling.done < len {
+            self.pulls[rank].push_back(pulling);
+        }
+    }
+
+    /// Whether every call was made and has ended.
+    pub fn finished(&self) -> bool {
+        self.calls.iter().zip(&self.dead).all(|(calls, dead)| {
+            *dead || calls.iter().all(|call| call.outcome.is_some() || call.refused.is_some())
+        })
+    }
+
+    /// Runs until everything has ended. Nothing may depend on time passing.
+    pub fn run(&mut self) {
+        self.collect_all();
+        while self.step() {}
+        if !self.finished() {
+            let mut stuck = String::new();
+            for (rank, calls) in self.calls.iter().enumerate() {
+                for (place, call) in calls.iter().enumerate() {
+                    if call.outcome.is_none() {
+                        let made = matches!(call.call, Call::Made);
+                        stuck += &format!("rank {rank} call {place} made {made}\n");
+                    }
+                }
+            }
+            panic!("seed {}: nothing can move, and these have not ended:\n{stuck}", self.seed);
+        }
+    }
+
+    /// Lets time pass, with everything that happens in it, until `until` or the end of all calls.
+    pub fn run_until(&mut self, until: Duration) {
+        while !self.finished() && self.elapsed < until {
+            self.collect_all();
+            while self.step() {}
+            let due = self.engines.iter().zip(&self.dead);
+            let due =
+                due.filter(|(_, dead)| !**dead).filter_map(|(engine, _)| engine.next_deadline());
+            let mut next = due.min().map_or(until, |at| at.saturating_duration_since(self.base));
+            for queue in self.controls.iter().flatten() {
+                if let Some((at, _)) = queue.front()
+                    && *at > self.elapsed
+                {
+                    next = next.min(*at);
+                }
+            }
+            self.elapsed = next.max(self.elapsed + Duration::from_micros(1)).min(until);
+            let now = self.now();
+            for (engine, dead) in self.engines.iter_mut().zip(&self.dead) {
+                if !dead {
+                    engine.handle_time(now);
+                }
+            }
+        }
+    }
+}
