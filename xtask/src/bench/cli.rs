@@ -34,7 +34,7 @@ pub struct Args {
     /// How bytes travel between them.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub transport: Transport,
-    /// Operations to measure: names separated by commas [default: all].
+    /// Operations to measure: names separated by commas; without it all.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub op: Vec<Operation>,
     /// Buffer sizes in bytes: `4`, `1K,1M`, `4..64M` or `4..64M:16` (growth factor 16).
@@ -73,10 +73,10 @@ pub struct Args {
     /// How results are printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
-    /// Folder for the record (JSON and CSV) [default: benches/record/<machine>, quick: target].
+    /// Folder for the record; without it `benches/record/<machine>`, or below `target` if quick.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Runs every line of benches/definitions/<NAME>.args instead of the other options.
+    /// Runs every line of `benches/definitions/<NAME>.args` instead of the other options.
     #[arg(long)]
     pub definition: Option<String>,
 }
