@@ -84,7 +84,7 @@ pub struct Args {
 /// How bytes travel between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
-    /// What allhands chooses by itself; peers use their defaults.
+    /// What allhands chooses between processes, today sockets; peers are held to the same.
     Auto,
     /// Sockets over the loopback interface, for everybody.
     Tcp,
