@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
-use allhands_engine::{Finished, Refused, Space};
+use allhands_engine::{Finished, GroupKey, Refusal, Refused, Space};
 
 use crate::error::Error;
-use crate::primitive::{Mutex, lock};
+use crate::primitive::{Condvar, Mutex, lock, wait};
 
 /// How an operation ended.
 #[derive(Debug)]
@@ -51,5 +51,28 @@ impl Cell {
     /// Wakes `waker` when the outcome is there; the caller looks again afterwards.
     pub(crate) fn wake_later(&self, waker: &Waker) {
         *lock(&self.waker) = Some(waker.clone());
+    }
+}
+
+/// Where the thread that drives leaves the key of a new group.
+#[derive(Debug, Default)]
+pub(crate) struct Joined {
+    key: Mutex<Option<Result<GroupKey, Refusal>>>,
+    there: Condvar,
+}
+
+impl Joined {
+    pub(crate) fn put(&self, key: Result<GroupKey, Refusal>) {
+        *lock(&self.key) = Some(key);
+        self.there.notify_all();
+    }
+
+    /// Waits for the key, for a while. Whoever drives takes calls at every step, so it comes soon.
+    pub(crate) fn wait(&self) -> Option<Result<GroupKey, Refusal>> {
+        let mut key = lock(&self.key);
+        if key.is_none() {
+            key = wait(&self.there, key, None);
+        }
+        key.take()
     }
 }

@@ -497,7 +497,10 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
 /// original is kept to be given back.
 fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> (Space, Option<Space>) {
     match (kernel, spec.reduction) {
-        (Some(kernel), Some(ReduceOp::PremulSum(_))) if !input.is_empty() => {
+        (Some(kernel), Some(ReduceOp::PremulSum(_)))
+            // A part of an element is refused by its length later.
+            if !input.is_empty() && input.len() % kernel.dtype().size() == 0 =>
+        {
             let mut bytes = Vec::with_capacity(input.len());
             while bytes.len() < input.len() {
                 let from = bytes.len();

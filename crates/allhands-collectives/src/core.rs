@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use allhands_engine::{
-    Engine, GroupKey, OpKey, PointSubmission, Refused, Submission,
-};
+use allhands_engine::{Engine, GroupKey, GroupSpec, OpKey, PointSubmission, Refused, Submission};
 use allhands_transport::{Closed, Links, Port, Slices};
 use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
 
-use crate::cell::{Cell, Outcome};
+use crate::cell::{Cell, Joined, Outcome};
 
 /// What other threads want from whoever drives.
 #[derive(Debug)]
 pub(crate) enum Call {
+    AddGroup(GroupSpec, Arc<Joined>),
     Collective(GroupKey, Box<Submission>, Arc<Cell>),
     Send(GroupKey, Box<PointSubmission>, Arc<Cell>),
     Recv(GroupKey, Box<PointSubmission>, Arc<Cell>),
@@ -87,6 +86,7 @@ impl Core {
         // An operation that has ended has given its index back: the next one would take its cell.
         self.answer();
         match call {
+            Call::AddGroup(spec, joined) => joined.put(self.engine.add_group(spec)),
             Call::Collective(group, submission, cell) => {
                 let taken = self.engine.submit(group, *submission);
                 self.register(taken, cell);
@@ -215,7 +215,7 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use allhands_engine::{Config, GroupSpec, Prepared, Space, Storage};
+    use allhands_engine::{Config, Prepared, Space, Storage};
     use allhands_plan::{Algorithm, Plan, Rank, Shape};
     use allhands_transport::local;
     use allhands_wire::Descriptor;

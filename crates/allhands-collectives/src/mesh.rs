@@ -12,7 +12,7 @@ use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
 use allhands_transport::{Control, ControlEvent, Links, Wake};
 use allhands_wire::{ControlFrame, Message, Peer};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Joined};
 use crate::core::{Call, Core};
 use crate::primitive::{Mutex, lock};
 use crate::seat::{Seat, Turn};
@@ -157,7 +157,7 @@ impl Mesh {
     }
 
     pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
-        self.shared.with_core(|core| core.engine.add_group(spec))
+        self.shared.add_group(spec)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -230,6 +230,25 @@ impl Shared {
             self.finish_step(&mut core);
         } else {
             self.enqueue(call);
+        }
+    }
+
+    /// Adds a group as a call to whoever drives. Waiting for the seat instead would wait for an operation
+    /// that may need this group to end.
+    fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
+        let joined = Arc::new(Joined::default());
+        self.post(Call::AddGroup(spec, joined.clone()));
+        loop {
+            if let Some(key) = joined.wait() {
+                return key;
+            }
+            // Whoever drove has left without a look at the call.
+            if self.seat.try_take() {
+                let mut core = self.sit();
+                self.drain(&mut core);
+                core.flush();
+                self.finish_step(&mut core);
+            }
         }
     }
 

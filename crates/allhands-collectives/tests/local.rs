@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig, Selection, Spec};
+use allhands_collectives::{
+    CallOptions, Communicator, Mesh, MeshConfig, Message, Selection, Spec,
+};
 use allhands_engine::GroupSpec;
-use allhands_plan::{Algorithm, Shape};
+use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp};
 use allhands_transport::local;
 use allhands_wire::Peer;
@@ -65,4 +67,47 @@ fn all_reduce_sums_on_every_rank() {
             }
         }
     }
+}
+
+#[test]
+fn a_group_is_added_while_another_thread_drives() {
+    let (added, hears) = std::sync::mpsc::channel();
+    let (added, hears) = (std::sync::Mutex::new(added), std::sync::Mutex::new(hears));
+    on_ranks(2, |group| {
+        let message = |peer| Message { peer: Rank(peer), tag: 3, dtype: DType::U8 };
+        if group.rank() == Rank(1) {
+            let heard = hears.lock().unwrap().recv_timeout(Duration::from_secs(10));
+            group.send(&message(0), &options(), &[7]).unwrap();
+            return heard.expect("the group was not added before the message came");
+        }
+        std::thread::scope(|scope| {
+            let drives = scope.spawn(|| {
+                let mut byte = [0];
+                group.recv(&message(1), &options(), &mut byte).unwrap();
+                byte
+            });
+            // Long enough that the other thread sits in the seat.
+            std::thread::park_timeout(Duration::from_millis(50));
+            let spec = GroupSpec { id: 8, epoch: 0, members: vec![Peer(0)] };
+            let mesh = group.mesh().clone();
+            let alone = Communicator::new(mesh, "alone", spec, Selection::default()).unwrap();
+            let barrier = Spec::new(Shape::Barrier, None, None);
+            alone.run(&barrier, &options(), [], []).unwrap();
+            added.lock().unwrap().send(()).unwrap();
+            assert_eq!(drives.join().unwrap(), [7]);
+        });
+    });
+}
+
+#[test]
+fn parts_of_elements_are_refused() {
+    let spec = Spec::new(
+        Shape::ReduceScatter { counts: allhands_plan::Counts::Equal(1) },
+        Some(DType::F32),
+        Some(ReduceOp::PremulSum(2.0)),
+    );
+    on_ranks(1, |group| {
+        let refused = group.run(&spec, &options(), [&[0_u8; 3][..]], [&mut [0_u8; 4][..]]);
+        assert!(refused.is_err());
+    });
 }
