@@ -82,6 +82,10 @@ pub(crate) const CONTROLS_MAX: usize = 1024;
 /// Point-to-point messages to one peer that may be announced and not yet granted.
 pub(crate) const POINT_ANNOUNCED_MAX: usize = 4096;
 
+/// How much longer a group settles while the control connection of a peer that it would blame still
+/// stands: both connections of a process that ends are gone within milliseconds.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Channels of one group.
 pub(crate) const CHANNELS_MAX: usize = 4096;
 

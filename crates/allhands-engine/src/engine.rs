@@ -168,6 +168,8 @@ pub(crate) struct PeerState {
     pub(crate) closed: bool,
     /// The peer said that it leaves.
     pub(crate) left: bool,
+    /// The peer's control connection has ended, so it will not explain anything any more.
+    pub(crate) silenced: bool,
     /// Whether the peer can read this rank's shared memory in place.
     pub(crate) loans: Loans,
 }
@@ -196,6 +198,8 @@ pub struct Engine {
     ops: Vec<Slot>,
     free: Vec<u32>,
     pub(crate) peers: Vec<PeerState>,
+    /// This rank has said goodbye.
+    pub(crate) leaving: bool,
     pub(crate) dirty: Vec<Peer>,
     finished: VecDeque<Finished>,
     pub(crate) controls: VecDeque<(Peer, ControlOut)>,
@@ -238,6 +242,7 @@ impl Engine {
             ops: Vec::new(),
             free: Vec::new(),
             peers: (0..world).map(|_| PeerState::default()).collect(),
+            leaving: false,
             dirty: Vec::new(),
             finished: VecDeque::new(),
             controls: VecDeque::new(),
@@ -436,10 +441,16 @@ impl Engine {
             }
         }
         let owner = self.group_mut(group.0);
+        let broken = !matches!(owner.health, Health::Good);
         let channel = owner.channel(call.channel).expect("checked above");
         op.seq = channel.next;
         channel.next += 1;
         channel.window.push_back(Some(key.index));
+        if broken {
+            // It ends with the group in a moment. Its frames could only hide the cause.
+            self.put_op(op);
+            return Ok(key);
+        }
         let early = match channel.early.front() {
             Some(early) if early.seq == op.seq => channel.early.pop_front(),
             _ => None,

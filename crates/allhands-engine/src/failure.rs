@@ -105,7 +105,25 @@ impl Engine {
         report.group = owner.id;
         report.epoch = owner.epoch;
         let first = matches!(owner.health, Health::Good);
+        let outlived = |report: &Report| {
+            matches!(report.cause, Cause::PeerDied | Cause::ConnLost)
+                && report
+                    .culprits
+                    .listed()
+                    .iter()
+                    .all(|&p| owner.rank_of(p).is_some_and(|r| owner.deaf[r.index()]))
+        };
+        // Who reported a failure first was alive then: that it left or ended afterwards is no cause.
+        let (old, new) = match &owner.health {
+            Health::Settling { report: kept, .. } => (outlived(kept), outlived(&report)),
+            _ => (false, false),
+        };
         let told = match &mut owner.health {
+            Health::Settling { .. } if new => false,
+            Health::Settling { report: kept, .. } if old => {
+                **kept = report;
+                true
+            }
             Health::Good => {
                 owner.health = Health::Settling { report: Box::new(report), until: None };
                 true
@@ -196,6 +214,10 @@ impl Engine {
         }
         state.out.clear();
         let left = state.left;
+        if self.leaving {
+            // Peers close their side when this rank has said goodbye.
+            return;
+        }
         for group in self.groups_with(peer) {
             let Some(rank) = self.group_ref(group).rank_of(peer) else { continue };
             if !left {
@@ -203,9 +225,19 @@ impl Engine {
                 self.fail(group, report);
             } else if self.ops_in_flight().any(|op| op.group == group && op.needs(rank)) {
                 let text = "it left the group while this operation still needed it";
-                let report = self.report(group, Cause::PeerDied, &[peer], text);
+                // It may have left because of a death that has not shown here yet.
+                let report = self.report(group, Cause::ConnLost, &[peer], text);
                 self.fail(group, report);
             }
+        }
+    }
+
+    /// The control connection of `peer` has ended: it has said all that it had to say.
+    pub fn handle_control_closed(&mut self, peer: Peer, why: &str) {
+        self.peers[peer.index()].silenced = true;
+        self.look_at_the_clock();
+        if !self.peers[peer.index()].left {
+            self.handle_closed(peer, why);
         }
     }
 
@@ -450,6 +482,7 @@ impl Engine {
 
     /// Tells every peer on its control connection that this rank leaves.
     pub(crate) fn announce_leaving(&mut self) {
+        self.leaving = true;
         let address = Address { src: self.me, ..Address::default() };
         for index in 0..self.peers.len() as u32 {
             let peer = Peer(index);

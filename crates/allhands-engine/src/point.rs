@@ -135,6 +135,10 @@ impl Engine {
         let point = &mut self.group_mut(group.0).point[peer.index()];
         op.seq = point.sent;
         point.sent += 1;
+        if !matches!(self.group_ref(group.0).health, Health::Good) {
+            self.put_op(op);
+            return Ok(key);
+        }
         let to = self.group_ref(group.0).peer_of(peer);
         self.peers[to.index()].out.messages.push_back(Message {
             op: key,
@@ -171,6 +175,11 @@ impl Engine {
         let point = &mut self.group_mut(group.0).point[rank.index()];
         op.seq = point.asked;
         point.asked += 1;
+        if !matches!(self.group_ref(group.0).health, Health::Good) {
+            self.put_op(op);
+            return Ok(key);
+        }
+        let point = &mut self.group_mut(group.0).point[rank.index()];
         let found = point.unexpected.iter().position(|m| m.tag == tag);
         let Some(message) = found.and_then(|at| point.unexpected.remove(at)) else {
             point.posted.push_back(Posted { op: key, tag });

@@ -7,6 +7,7 @@ use std::time::Instant;
 use allhands_plan::Rank;
 use allhands_wire::{Cause, Describe, Message, Peer, Report, Text};
 
+use crate::config::LAST_WORDS;
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::failure::Health;
@@ -81,6 +82,7 @@ impl Engine {
     fn group_time(&mut self, group: u32) {
         let now = self.now;
         let (settle, describe) = (self.config.settle, self.config.describe);
+        let awaiting = self.awaits_last_words(group);
         let owner = self.group_mut(group);
         if let Some(pending) = owner.mismatches.first_mut() {
             let until = *pending.until.get_or_insert(now + describe);
@@ -97,10 +99,24 @@ impl Engine {
         if until > now {
             return self.note_deadline(Some(until));
         }
+        if awaiting && until + LAST_WORDS > now {
+            return self.note_deadline(Some(until + LAST_WORDS));
+        }
         let report: Arc<Report> = Arc::new(**report);
         owner.health = Health::Failed(report.clone());
         owner.mismatches.clear();
         self.end_all(group, &report);
+    }
+
+    /// Whether the group is about to blame peers whose own words may still come: who ends because of
+    /// another's death says so first, on its control connection.
+    fn awaits_last_words(&self, group: u32) -> bool {
+        let Health::Settling { report, .. } = &self.group_ref(group).health else { return false };
+        matches!(report.cause, Cause::PeerDied | Cause::ConnLost)
+            && report.culprits.listed().iter().any(|peer| {
+                let state = self.peers.get(peer.index());
+                state.is_some_and(|state| *peer != self.me && !state.silenced)
+            })
     }
 
     /// Whether no operation before this one is in flight on its channel.

@@ -1,30 +1,50 @@
 //! Every collective by every algorithm, against what it means.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use allhands_engine::Config;
+use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp};
 
 use crate::case::{Case, DTYPES, FLOAT_OPS, INTEGER_OPS, every_shape, joined, lend};
 use crate::rng::Rng;
 use crate::world::{Call, World, tiny};
 
-/// Plans `cases` on every rank; returns each case's places in the ranks' lists.
-pub fn plan_all(world: &mut World, group: u32, cases: &[Case], lent: bool) -> Vec<Vec<usize>> {
-    let keys = world.group_of_all(group);
-    let mut places = vec![Vec::new(); cases.len()];
+/// Whether buffers lie where peers can read them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    Private,
+    Shared,
+}
+
+/// Where a case's calls stand in the lists of the engines: (engine, place), by rank.
+pub type Places = Vec<(usize, usize)>;
+
+/// Plans `cases` on every member of a new group.
+pub fn plan_all(
+    world: &mut World,
+    group: u32,
+    members: &[u32],
+    cases: &[Case],
+    memory: Memory,
+) -> Vec<Places> {
+    let keys = world.group(group, members);
+    let mut places = Vec::new();
     for (number, case) in cases.iter().enumerate() {
-        for rank in 0..world.size() {
+        let mut own = Vec::new();
+        for (rank, &member) in members.iter().enumerate() {
             let now = world.now();
             let mut submission = case.submission(&mut world.rng, rank, now);
-            if lent {
-                let segment = (u64::from(group) << 48) + (number * world.size() + rank) as u64;
+            if memory == Memory::Shared {
+                let segment = (u64::from(group) << 48) + (number * members.len() + rank) as u64;
                 submission.loan = Some(lend(segment, 1, case.inputs[rank].len()));
             }
             let call = Call::Collective(keys[rank], Box::new(submission));
             let order = (u64::from(group) << 32) + u64::from(case.channel);
-            places[number].push(world.plan(rank, order, call));
+            own.push((member as usize, world.plan(member as usize, order, call)));
         }
+        places.push(own);
     }
     places
 }
@@ -41,11 +61,11 @@ pub fn entangle(world: &mut World, percent: usize) {
     }
 }
 
-pub fn check(world: &mut World, cases: &[Case], places: &[Vec<usize>]) {
+pub fn check(world: &mut World, cases: &[Case], places: &[Places]) {
     let seed = world.seed;
     for (case, places) in cases.iter().zip(places) {
-        for (rank, &place) in places.iter().enumerate() {
-            let planned = &mut world.calls[rank][place];
+        for (rank, &(engine, place)) in places.iter().enumerate() {
+            let planned = &mut world.calls[engine][place];
             let name = format!("{} on rank {rank}, seed {seed}", case.name());
             let finished =
                 planned.outcome.take().unwrap_or_else(|| panic!("{name}: {:?}", planned.refused));
@@ -58,9 +78,14 @@ pub fn check(world: &mut World, cases: &[Case], places: &[Vec<usize>]) {
             }
         }
     }
+    for (rank, engine) in world.engines.iter().enumerate() {
+        let left = engine.footprint();
+        assert_eq!((left.pool, left.held), (0, 0), "rank {rank}, seed {seed}: {left:?}");
+        assert_eq!(engine.pending(), 0);
+    }
 }
 
-fn draw(rng: &mut Rng, turn: usize) -> (DType, ReduceOp) {
+pub fn draw(rng: &mut Rng, turn: usize) -> (DType, ReduceOp) {
     let dtype = DTYPES[turn % DTYPES.len()];
     let op = if dtype.is_float() { *rng.pick(&FLOAT_OPS) } else { *rng.pick(&INTEGER_OPS) };
     (dtype, op)
@@ -71,8 +96,8 @@ fn lengths(world: u32) -> [u64; 8] {
     [0, 1, world.saturating_sub(1), world, world + 1, 31, 257, 2003]
 }
 
-/// Draws a configuration: mostly one that is always short of credit.
-fn config(rng: &mut Rng) -> Config {
+/// Draws a configuration: mostly one that is always short of credit. Nothing here may need time to pass.
+pub fn config(rng: &mut Rng) -> Config {
     let config = match rng.below(3) {
         0 => Config::DEFAULT,
         1 => tiny(),
@@ -84,14 +109,15 @@ fn config(rng: &mut Rng) -> Config {
             ..Config::DEFAULT
         },
     };
-    // What is here tested needs no passing of time.
-    Config { probe_after: std::time::Duration::from_secs(3600), ..config }
+    Config { probe_after: Duration::from_secs(3600), ..config }
 }
 
-fn batch(world: u32, seed: u64, lent: bool) -> BTreeSet<(&'static str, &'static str)> {
+/// Every collective by every algorithm, at all lengths at once. `keep`: percentage of the long ones, which
+/// on many ranks mostly repeat what short ones show.
+fn batch(world: u32, seed: u64, memory: Memory, keep: usize) -> BTreeSet<&'static str> {
     let mut rng = Rng::new(seed);
     let mut here = World::new(world as usize, config(&mut rng), seed);
-    if lent {
+    if memory == Memory::Shared {
         here.lend_everywhere();
     }
     let mut cases = Vec::new();
@@ -99,34 +125,24 @@ fn batch(world: u32, seed: u64, lent: bool) -> BTreeSet<(&'static str, &'static 
     let mut turn = rng.below(DTYPES.len());
     for len in lengths(world) {
         for (shapes, algorithm) in every_shape(&mut rng, world, len) {
-            // Long lists on many ranks would only repeat what short ones show.
-            if len > 300 && world > 4 && rng.chance(70) {
+            if len > 30 && !rng.chance(keep) {
                 continue;
             }
             let (dtype, op) = draw(&mut rng, turn);
             turn += 1;
             let channel = rng.below(6) as u32;
             let case = Case::new(&mut rng, &shapes, algorithm, world, dtype, op).on(channel);
-            seen.insert((shapes[0].name(), algorithm.name()));
-            seen.insert((dtype.name(), case.reduction.map_or("moved", ReduceOp::name)));
+            seen.insert(dtype.name());
+            seen.extend(case.reduction.map(ReduceOp::name));
             cases.push(case);
         }
     }
-    let places = plan_all(&mut here, 1, &cases, lent);
+    let members = here.all();
+    let places = plan_all(&mut here, 1, &members, &cases, memory);
     entangle(&mut here, 10);
-    let begun = std::time::Instant::now();
     here.run();
-    if std::env::var_os("SHOW").is_some() {
-        eprintln!(
-            "world {world} cases {} events {} {:?} {:?}",
-            cases.len(),
-            here.events,
-            begun.elapsed(),
-            here.weather
-        );
-    }
     check(&mut here, &cases, &places);
-    assert!(!lent || world == 1 || here.loans > 0, "nothing was lent, seed {seed}");
+    assert!(memory == Memory::Private || here.loans > 0, "nothing was lent, seed {seed}");
     seen
 }
 
@@ -134,16 +150,129 @@ fn batch(world: u32, seed: u64, lent: bool) -> BTreeSet<(&'static str, &'static 
 fn every_collective_by_every_algorithm_in_small_worlds() {
     let mut seen = BTreeSet::new();
     for world in 1..=5 {
-        if std::env::var_os("SHOW").is_some() {
-            eprintln!("world {world}");
-        }
-        seen.extend(batch(world, u64::from(world), false));
+        seen.extend(batch(world, u64::from(world), Memory::Private, 100));
     }
     // Which dtypes and operations were drawn depends on the seeds; that none is missing does not.
-    for op in FLOAT_OPS.iter().chain(&INTEGER_OPS) {
-        assert!(seen.iter().any(|(_, name)| *name == op.name()), "{op} was never drawn");
+    let names = FLOAT_OPS.iter().chain(&INTEGER_OPS).map(|op| op.name());
+    for name in names.chain(DTYPES.iter().map(|dtype| dtype.name())) {
+        assert!(seen.contains(name), "{name} was never drawn");
     }
-    for dtype in DTYPES {
-        assert!(seen.iter().any(|(name, _)| *name == dtype.name()), "{dtype} was never drawn");
+}
+
+#[test]
+fn every_collective_by_every_algorithm_in_larger_worlds() {
+    for world in 6..=9 {
+        batch(world, u64::from(world), Memory::Private, 25);
+    }
+}
+
+#[test]
+fn every_collective_by_every_algorithm_among_sixteen() {
+    batch(16, 16, Memory::Private, 5);
+}
+
+#[test]
+fn loans_stand_for_bytes_everywhere() {
+    for (world, keep) in [(2, 100), (3, 50), (4, 50), (7, 10), (8, 10)] {
+        batch(world, 100 + u64::from(world), Memory::Shared, keep);
+    }
+}
+
+/// Groups of one mesh share connections and windows, and each rank uses them in its own order.
+#[test]
+fn groups_share_a_mesh_without_starving_each_other() {
+    for seed in 200..212 {
+        let mut rng = Rng::new(seed);
+        let mut here =
+            World::new(4, Config { probe_after: Duration::from_secs(9), ..tiny() }, seed);
+        let groups: [&[u32]; 5] = [&[0, 1, 2, 3], &[2, 0], &[3, 1, 0], &[0, 1], &[1, 2, 3]];
+        let mut all = Vec::new();
+        for (id, members) in (7..).zip(groups) {
+            let world = members.len() as u32;
+            let cases: Vec<Case> = (0..20)
+                .map(|turn| {
+                    let len = rng.size(700) as u64;
+                    let shapes = every_shape(&mut rng, world, len);
+                    let (shapes, algorithm) = rng.pick(&shapes).clone();
+                    let (dtype, op) = draw(&mut rng, turn);
+                    let channel = rng.below(4) as u32;
+                    Case::new(&mut rng, &shapes, algorithm, world, dtype, op).on(channel)
+                })
+                .collect();
+            let places = plan_all(&mut here, id, members, &cases, Memory::Private);
+            all.push((cases, places));
+        }
+        // Calls wait for calls of groups before theirs, so no two ranks wait for each other.
+        entangle(&mut here, 25);
+        here.run();
+        for (cases, places) in &all {
+            check(&mut here, cases, places);
+        }
+    }
+}
+
+/// One rank floods another with small operations that it will call only after something else has come.
+#[test]
+fn early_frames_never_keep_credit_from_what_is_asked_for() {
+    for seed in 300..320 {
+        let mut rng = Rng::new(seed);
+        let mut here =
+            World::new(2, Config { probe_after: Duration::from_secs(9), ..tiny() }, seed);
+        let root = Rank(0);
+        let mut cases = Vec::new();
+        for channel in 0..60_u32 {
+            let shape = Shape::Broadcast { len: rng.below(150) as u64, root };
+            let last = channel == 59;
+            let channel = if last { 99 } else { rng.below(5) as u32 };
+            let case =
+                Case::new(&mut rng, &[shape], Algorithm::Direct, 2, DType::U8, ReduceOp::Sum);
+            cases.push(case.on(channel));
+        }
+        let places = plan_all(&mut here, 1, &[0, 1], &cases, Memory::Private);
+        // The receiver wants the last first; the sender calls in any order.
+        let last = places[59][1].1;
+        for own in &places[..59] {
+            here.calls[1][own[1].1].after.push(last);
+        }
+        here.run();
+        check(&mut here, &cases, &places);
+    }
+}
+
+/// A rank that has sent its last words and left is no loss to those who come later.
+#[test]
+fn last_words_count_after_a_goodbye() {
+    for seed in 400..410 {
+        let mut rng = Rng::new(seed);
+        let mut here = World::new(3, tiny(), seed);
+        let broadcast = Shape::Broadcast { len: 100, root: Rank(0) };
+        let reduce = Shape::AllReduce { len: 100 };
+        let new = |rng: &mut Rng, shape: Shape| {
+            Case::new(rng, &[shape], Algorithm::Direct, 3, DType::U8, ReduceOp::Sum)
+        };
+        let mut cases = vec![new(&mut rng, broadcast.clone())];
+        if rng.chance(50) {
+            let shape = Shape::Broadcast { len: 60, root: Rank(0) };
+            cases.push(new(&mut rng, shape));
+        }
+        let places = plan_all(&mut here, 1, &[0, 1, 2], &cases, Memory::Private);
+        let late: Vec<(usize, usize)> = places.iter().map(|own| own[2]).collect();
+        here.hold(2);
+        here.run_ready();
+        assert!(places.iter().all(|own| here.calls[0][own[0].1].outcome.is_some()));
+        here.leave(0);
+        here.run_ready();
+        assert!(late.iter().all(|&(rank, place)| here.calls[rank][place].outcome.is_none()));
+        here.release(2);
+        here.run();
+        check(&mut here, &cases, &places);
+        // What needs the rank that has left is refused, and gives the buffers back.
+        let after = [new(&mut rng, reduce)];
+        let mut submission = after[0].submission(&mut rng, 1, here.now());
+        submission.channel = 5;
+        let key = here.keys[1];
+        let refused = here.engines[1].submit(key, submission).unwrap_err();
+        assert!(refused.reason.to_string().contains("rank 0 has left"), "{}", refused.reason);
+        assert_eq!(joined(refused.data), after[0].data[1]);
     }
 }

@@ -1,7 +1,6 @@
 //! The engine in virtual time: N of them, joined by byte pipes that cut, delay and reorder.
 #![allow(missing_docs, reason = "test code")]
 #![allow(unreachable_pub, reason = "modules of one test program")]
-#![allow(clippy::print_stderr, reason = "progress")]
 mod case;
 mod collectives;
 mod fold;

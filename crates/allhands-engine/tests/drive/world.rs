@@ -95,6 +95,7 @@ pub enum Call {
 pub struct World {
     pub rng: Rng,
     pub seed: u64,
+    pub config: Config,
     pub weather: Weather,
     pub engines: Vec<Engine>,
     pub base: Instant,
@@ -118,6 +119,9 @@ pub struct World {
     pub cut: Vec<Vec<bool>>,
     pub events: u64,
     pub loans: usize,
+    held: Vec<bool>,
+    /// The latest group's keys, in rank order.
+    pub keys: Vec<GroupKey>,
 }
 
 struct Pulling {
@@ -135,6 +139,7 @@ impl World {
         Self {
             rng,
             seed,
+            config: config.sound(),
             weather,
             engines: (0..world).map(engine).collect(),
             base,
@@ -152,6 +157,8 @@ impl World {
             cut: vec![vec![false; world]; world],
             events: 0,
             loans: 0,
+            held: vec![false; world],
+            keys: Vec::new(),
         }
     }
 
@@ -163,16 +170,12 @@ impl World {
         self.base + self.elapsed
     }
 
-    /// One group of all, on every rank.
-    pub fn group_of_all(&mut self, id: u32) -> Vec<GroupKey> {
-        let members: Vec<u32> = (0..self.size() as u32).collect();
-        self.group(id, &members)
-    }
-
     /// A group of some, on each of them; the keys in rank order.
     pub fn group(&mut self, id: u32, members: &[u32]) -> Vec<GroupKey> {
         let spec = GroupSpec { id, epoch: 3, members: members.iter().copied().map(Peer).collect() };
-        members.iter().map(|&m| self.engines[m as usize].add_group(spec.clone()).unwrap()).collect()
+        let add = |&m: &u32| self.engines[m as usize].add_group(spec.clone()).unwrap();
+        self.keys = members.iter().map(add).collect();
+        self.keys.clone()
     }
 
     /// Lets everybody read everybody's memory.
@@ -223,7 +226,7 @@ impl World {
                 events.push(Event::Pull(from));
             }
             for (_, queue) in &self.queues[from] {
-                let Some(&place) = queue.front() else { continue };
+                let Some(&place) = queue.front().filter(|_| !self.held[from]) else { continue };
                 let calls = &self.calls[from];
                 if calls[place].after.iter().all(|&at| calls[at].outcome.is_some()) {
                     events.push(Event::Call(from, place));
@@ -274,6 +277,9 @@ impl World {
             return false;
         }
         self.events += 1;
+        if self.events.is_multiple_of(256) {
+            self.check_bounds();
+        }
         let world = self.size();
         let mut event = *self.rng.pick(&events);
         for _ in 0..8 {
@@ -315,6 +321,20 @@ impl World {
         self.engines[rank].handle_time(now);
         self.collect(rank);
         true
+    }
+
+    /// What must hold at any time.
+    pub fn check_bounds(&self) {
+        for engine in &self.engines {
+            let now = engine.footprint();
+            let most = self.config.eager_window;
+            let pools = [now.pool, now.point_pool, now.window, now.point_window];
+            assert!(
+                pools.iter().all(|pool| *pool <= most),
+                "seed {}: {now:?} over {most}",
+                self.seed
+            );
+        }
     }
 
     /// As a link writes: once, perhaps not everything.
@@ -455,6 +475,11 @@ impl World {
         })
     }
 
+    /// Everybody.
+    pub fn all(&self) -> Vec<u32> {
+        (0..self.size() as u32).collect()
+    }
+
     /// Runs until everything has ended. Nothing may depend on time passing.
     pub fn run(&mut self) {
         self.collect_all();
@@ -495,6 +520,49 @@ impl World {
                 if !dead {
                     engine.handle_time(now);
                 }
+            }
+        }
+    }
+}
+
+/// Ranks that come late, and ranks that leave.
+impl World {
+    /// A rank makes no call until it is released.
+    pub fn hold(&mut self, rank: usize) {
+        self.held[rank] = true;
+    }
+
+    pub fn release(&mut self, rank: usize) {
+        self.held[rank] = false;
+    }
+
+    /// Runs until nothing can move; some calls may be left.
+    pub fn run_ready(&mut self) {
+        self.collect_all();
+        while self.step() {}
+    }
+
+    /// A rank says goodbye and closes its connections when all it sent has come.
+    pub fn leave(&mut self, rank: usize) {
+        self.engines[rank].leave();
+        self.run_ready();
+        self.dead[rank] = true;
+        for other in 0..self.size() {
+            if other != rank {
+                self.engines[other]
+                    .handle_closed(Peer(rank as u32), "the peer closed the connection");
+            }
+        }
+    }
+
+    /// A process is gone: what it wrote last may be lost, the others see its connections end.
+    pub fn kill(&mut self, rank: usize) {
+        self.dead[rank] = true;
+        for other in 0..self.size() {
+            if other != rank {
+                self.pipes[rank][other].clear();
+                self.engines[other]
+                    .handle_closed(Peer(rank as u32), "the peer reset the connection");
             }
         }
     }
