@@ -91,13 +91,14 @@ impl<'env> Scope<'_, '_, 'env> {
         }
     }
 
-    fn from_to(
+    fn out_of_place(
         &self,
         operation: Operation,
         input: &TensorRef<'env>,
         checked: Check<(Spec, &'env mut [u8])>,
     ) {
-        let checked = checked.and_then(|(spec, output)| Ok((spec, lendable("input", input)?, output)));
+        let checked =
+            checked.and_then(|(spec, output)| Ok((spec, lendable("input", input)?, output)));
         match checked {
             Ok((spec, input, output)) => {
                 self.started.start(&spec, &self.group.options, [input], [output]);
@@ -132,7 +133,7 @@ impl<'env> Scope<'_, '_, 'env> {
     ) {
         let input = input.into();
         let checked = self.group.check_all_gather_into(&input, output.into());
-        self.from_to(Operation::AllGather, &input, checked);
+        self.out_of_place(Operation::AllGather, &input, checked);
     }
 
     /// As [`ProcessGroup::reduce_scatter_into`]. Both buffers must be contiguous.
@@ -144,7 +145,7 @@ impl<'env> Scope<'_, '_, 'env> {
     ) {
         let input = input.into();
         let checked = self.group.check_reduce_scatter_into(&input, output.into(), op);
-        self.from_to(Operation::ReduceScatter, &input, checked);
+        self.out_of_place(Operation::ReduceScatter, &input, checked);
     }
 
     /// As [`ProcessGroup::all_to_all_single`]. Both buffers must be contiguous.
@@ -155,14 +156,14 @@ impl<'env> Scope<'_, '_, 'env> {
     ) {
         let input = input.into();
         let checked = self.group.check_all_to_all_single(&input, output.into());
-        self.from_to(Operation::AllToAll, &input, checked);
+        self.out_of_place(Operation::AllToAll, &input, checked);
     }
 
     /// As [`ProcessGroup::send`].
     pub fn send(&self, data: impl Into<TensorRef<'env>>, destination: Rank, tag: u32) {
         let data = data.into();
         let message = Message { peer: destination, tag, dtype: data.dtype() };
-        let checked = self.check_peer("destination", destination);
+        let checked = self.group.check_rank("destination", destination);
         match checked.and_then(|()| lendable("data", &data)) {
             Ok(bytes) => self.started.send(&message, &self.group.options, bytes),
             Err(reason) => self.refuse(Operation::Message, reason),
@@ -173,7 +174,7 @@ impl<'env> Scope<'_, '_, 'env> {
     pub fn recv(&self, data: impl Into<TensorMut<'env>>, source: Rank, tag: u32) {
         let data = data.into();
         let message = Message { peer: source, tag, dtype: data.dtype() };
-        let checked = self.check_peer("source", source);
+        let checked = self.group.check_rank("source", source);
         match checked.and_then(|()| contiguous("data", data)) {
             Ok(bytes) => self.started.recv(&message, &self.group.options, bytes),
             Err(reason) => self.refuse(Operation::Message, reason),
@@ -183,14 +184,6 @@ impl<'env> Scope<'_, '_, 'env> {
     /// As [`ProcessGroup::barrier`].
     pub fn barrier(&self) {
         self.started.start(&Spec::new(Shape::Barrier, None, None), &self.group.options, [], []);
-    }
-
-    fn check_peer(&self, what: &'static str, rank: Rank) -> Check<()> {
-        let world_size = self.group.world_size();
-        if rank.0 < world_size {
-            return Ok(());
-        }
-        Err(Invalid::Rank { what, rank, world_size })
     }
 }
 

@@ -65,6 +65,9 @@ pub(crate) fn row_len(shape: &[usize]) -> usize {
     elements(shape.get(1..).unwrap_or_default())
 }
 
+/// What a check needs to know of a buffer: its element type and its elements.
+pub(crate) type Facts = (DType, usize);
+
 /// A borrowed input: as it lies in memory if it is contiguous, else a packed copy.
 enum Input<'a> {
     Borrowed(&'a [u8]),
@@ -99,11 +102,15 @@ impl ProcessGroup {
     }
 
     pub(crate) fn check_root(&self, root: Rank) -> Check<()> {
+        self.check_rank("root", root)
+    }
+
+    pub(crate) fn check_rank(&self, what: &'static str, rank: Rank) -> Check<()> {
         let world_size = self.world_size();
-        if root.0 < world_size {
+        if rank.0 < world_size {
             return Ok(());
         }
-        Err(Invalid::Rank { what: "root", rank: root, world_size })
+        Err(Invalid::Rank { what, rank, world_size })
     }
 
     fn run<'a>(
@@ -205,7 +212,8 @@ impl ProcessGroup {
             Ok((outputs, counts))
         })();
         let (outputs, counts) = prepared.map_err(|e| self.refuse(Operation::AllGather, e))?;
-        let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
+        let spec =
+            Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
         let input = Input::of(&input);
         self.run(&spec, [input.bytes()], outputs)
     }
@@ -230,12 +238,18 @@ impl ProcessGroup {
         input: &TensorRef<'_>,
         output: TensorMut<'a>,
     ) -> Check<(Spec, &'a mut [u8])> {
-        same_dtype("output", output.dtype(), input.dtype())?;
-        let expected = input.numel() * self.world_size() as usize;
-        length("output", output.numel(), expected, "world size times the input")?;
-        let counts = Counts::Equal(input.numel() as u64);
-        let spec = Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(input.dtype()), None);
+        let facts = (output.dtype(), output.numel());
+        let spec = self.all_gather_into_spec((input.dtype(), input.numel()), facts)?;
         Ok((spec, contiguous("output", output)?))
+    }
+
+    pub(crate) fn all_gather_into_spec(&self, input: Facts, output: Facts) -> Check<Spec> {
+        let (dtype, len) = input;
+        same_dtype("output", output.0, dtype)?;
+        let expected = len * self.world_size() as usize;
+        length("output", output.1, expected, "world size times the input")?;
+        let counts = Counts::Equal(len as u64);
+        Ok(Spec::new(Shape::AllGather { counts, own: Own::Input }, Some(dtype), None))
     }
 
     /// The root gets every rank's `input` in `outputs`; the other ranks pass no outputs.
@@ -370,13 +384,23 @@ impl ProcessGroup {
         output: TensorMut<'a>,
         op: ReduceOp,
     ) -> Check<(Spec, &'a mut [u8])> {
-        let (dtype, len) = (output.dtype(), output.numel());
-        same_dtype("input", input.dtype(), dtype)?;
-        let expected = len * self.world_size() as usize;
-        length("input", input.numel(), expected, "world size times the output")?;
-        let counts = Counts::Equal(len as u64);
-        let spec = Spec::new(Shape::ReduceScatter { counts }, Some(dtype), Some(op));
+        let facts = (output.dtype(), output.numel());
+        let spec = self.reduce_scatter_into_spec((input.dtype(), input.numel()), facts, op)?;
         Ok((spec, contiguous("output", output)?))
+    }
+
+    pub(crate) fn reduce_scatter_into_spec(
+        &self,
+        input: Facts,
+        output: Facts,
+        op: ReduceOp,
+    ) -> Check<Spec> {
+        let (dtype, len) = output;
+        same_dtype("input", input.0, dtype)?;
+        let expected = len * self.world_size() as usize;
+        length("input", input.1, expected, "world size times the output")?;
+        let counts = Counts::Equal(len as u64);
+        Ok(Spec::new(Shape::ReduceScatter { counts }, Some(dtype), Some(op)))
     }
 
     /// Every rank sends `inputs[r]` to rank `r` and gets its message in `outputs[r]`. Lengths are free.
@@ -422,14 +446,19 @@ impl ProcessGroup {
         input: &TensorRef<'_>,
         output: TensorMut<'a>,
     ) -> Check<(Spec, &'a mut [u8])> {
-        let dtype = input.dtype();
-        same_dtype("output", output.dtype(), dtype)?;
-        self.divisible("input", input.numel())?;
-        self.divisible("output", output.numel())?;
-        length("output", output.numel(), input.numel(), "as long as the input")?;
-        let block = Counts::Equal((input.numel() / self.world_size() as usize) as u64);
-        let shape = Shape::AllToAll { send: block.clone(), recv: block };
-        Ok((Spec::new(shape, Some(dtype), None), contiguous("output", output)?))
+        let facts = (output.dtype(), output.numel());
+        let spec = self.all_to_all_single_spec((input.dtype(), input.numel()), facts)?;
+        Ok((spec, contiguous("output", output)?))
+    }
+
+    pub(crate) fn all_to_all_single_spec(&self, input: Facts, output: Facts) -> Check<Spec> {
+        let (dtype, len) = input;
+        same_dtype("output", output.0, dtype)?;
+        self.divisible("input", len)?;
+        self.divisible("output", output.1)?;
+        length("output", output.1, len, "as long as the input")?;
+        let block = Counts::Equal((len / self.world_size() as usize) as u64);
+        Ok(Spec::new(Shape::AllToAll { send: block.clone(), recv: block }, Some(dtype), None))
     }
 
     /// As [`ProcessGroup::all_to_all_single`], with blocks of `send[r]` and `recv[r]` rows (entries of the first
@@ -538,7 +567,7 @@ impl ProcessGroup {
 
     pub(crate) fn divisible(&self, buffer: &'static str, elements: usize) -> Check<()> {
         let world_size = self.world_size();
-        if elements % world_size as usize == 0 {
+        if elements.is_multiple_of(world_size as usize) {
             return Ok(());
         }
         Err(Invalid::Indivisible { buffer, elements, world_size })

@@ -6,13 +6,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use allhands_collectives::{Buffers, Error as OperationError, Invalid, Message, Operation, Pending, Spec};
+use allhands_collectives::{
+    Buffers, Error as OperationError, Invalid, Message, Operation, Pending, Spec,
+};
 use allhands_plan::{Counts, Own, Rank, Shape};
 use allhands_tensor::{ReduceOp, Tensor};
 
 use crate::error::Error;
 use crate::group::ProcessGroup;
-use crate::verbs::{Check, Lengths, entries, in_place_spec, length, per_rank, same_dtype};
+use crate::verbs::{Check, Facts, Lengths, entries, in_place_spec, length, per_rank, same_dtype};
 
 /// How an operation's buffers go back to the caller.
 type Give<T> = fn(Buffers) -> T;
@@ -188,6 +190,10 @@ fn alike(buffer: &'static str, tensors: &[Tensor], like: &Tensor) -> Check<()> {
     tensors.iter().try_for_each(|tensor| same_dtype(buffer, tensor.dtype(), like.dtype()))
 }
 
+fn facts(tensor: &Tensor) -> Facts {
+    (tensor.dtype(), tensor.numel())
+}
+
 fn lens(tensors: &[Tensor]) -> Vec<usize> {
     tensors.iter().map(Tensor::numel).collect()
 }
@@ -300,14 +306,7 @@ impl ProcessGroup {
 
     /// As [`ProcessGroup::all_gather_into`]; gives (input, output) back.
     pub fn all_gather_into_async(&self, input: Tensor, output: Tensor) -> Work<(Tensor, Tensor)> {
-        let spec = (|| {
-            same_dtype("output", output.dtype(), input.dtype())?;
-            let expected = input.numel() * self.world_size() as usize;
-            length("output", output.numel(), expected, "world size times the input")?;
-            let counts = Counts::Equal(input.numel() as u64);
-            let shape = Shape::AllGather { counts, own: Own::Input };
-            Ok(Spec::new(shape, Some(input.dtype()), None))
-        })();
+        let spec = self.all_gather_into_spec(facts(&input), facts(&output));
         let buffers = Buffers { inputs: vec![input], outputs: vec![output] };
         self.launch(spec, Operation::AllGather, buffers, pair)
     }
@@ -398,13 +397,7 @@ impl ProcessGroup {
         output: Tensor,
         op: ReduceOp,
     ) -> Work<(Tensor, Tensor)> {
-        let spec = (|| {
-            same_dtype("input", input.dtype(), output.dtype())?;
-            let expected = output.numel() * self.world_size() as usize;
-            length("input", input.numel(), expected, "world size times the output")?;
-            let counts = Counts::Equal(output.numel() as u64);
-            Ok(Spec::new(Shape::ReduceScatter { counts }, Some(output.dtype()), Some(op)))
-        })();
+        let spec = self.reduce_scatter_into_spec(facts(&input), facts(&output), op);
         let buffers = Buffers { inputs: vec![input], outputs: vec![output] };
         self.launch(spec, Operation::ReduceScatter, buffers, pair)
     }
@@ -446,14 +439,7 @@ impl ProcessGroup {
 
     /// As [`ProcessGroup::all_to_all_single`]; gives (input, output) back.
     pub fn all_to_all_single_async(&self, input: Tensor, output: Tensor) -> Work<(Tensor, Tensor)> {
-        let spec = (|| {
-            same_dtype("output", output.dtype(), input.dtype())?;
-            self.divisible("input", input.numel())?;
-            length("output", output.numel(), input.numel(), "as long as the input")?;
-            let block = Counts::Equal((input.numel() / self.world_size() as usize) as u64);
-            let shape = Shape::AllToAll { send: block.clone(), recv: block };
-            Ok(Spec::new(shape, Some(input.dtype()), None))
-        })();
+        let spec = self.all_to_all_single_spec(facts(&input), facts(&output));
         let buffers = Buffers { inputs: vec![input], outputs: vec![output] };
         self.launch(spec, Operation::AllToAll, buffers, pair)
     }
@@ -481,18 +467,13 @@ impl ProcessGroup {
         what: &'static str,
         start: impl FnOnce(Tensor) -> Pending,
     ) -> Work<Tensor> {
-        let world_size = self.world_size();
-        let reason = if message.peer.0 >= world_size {
-            Some(Invalid::Rank { what, rank: message.peer, world_size })
-        } else if tensor.as_bytes().is_err() {
-            Some(Invalid::Strided { buffer: "data" })
-        } else {
-            None
-        };
+        let checked = self
+            .check_rank(what, message.peer)
+            .and_then(|()| contiguous("data", std::slice::from_ref(&tensor)));
         let operation = Operation::Message;
-        let state = match reason {
-            None => State::Running(Box::new(start(tensor))),
-            Some(reason) => {
+        let state = match checked {
+            Ok(()) => State::Running(Box::new(start(tensor))),
+            Err(reason) => {
                 let error = self.inner.communicator.invalid(operation, reason);
                 let buffers = Buffers { inputs: Vec::new(), outputs: vec![tensor] };
                 State::Refused(Box::new(error), buffers)
