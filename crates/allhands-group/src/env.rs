@@ -45,14 +45,14 @@ pub struct Launch {
     pub addresses: Vec<SocketAddr>,
     /// Whether the launcher serves the store; else rank 0 does.
     pub served_by: ServedBy,
-    /// Name of the job: ranks of different jobs turn each other away.
-    pub job_id: String,
+    /// Name of the job, if it was said: ranks of different jobs turn each other away.
+    pub job_id: Option<String>,
     /// How often the job was restarted.
     pub restart: u32,
     /// The configured key, if there is one.
     pub key: Option<JobKey>,
-    /// Which interface to use.
-    pub interface: InterfaceChoice,
+    /// Which interface to use, if it was said.
+    pub interface: Option<InterfaceChoice>,
     /// How long an operation may take, if it was said.
     pub timeout: Option<Duration>,
     /// How long ranks wait for each other, if it was said.
@@ -79,8 +79,11 @@ pub enum EnvError {
     )]
     NoLauncher,
     /// Some variables are set and others are not.
-    #[error("{} set but {} not; set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each rank",
-        are(set), are(missing))]
+    #[error(
+        "{} set but {} not; set all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each rank",
+        are(set),
+        are(missing)
+    )]
     HalfSet {
         /// What is set.
         set: Vec<&'static str>,
@@ -106,7 +109,9 @@ pub enum EnvError {
         world_size: u32,
     },
     /// The master's name does not resolve.
-    #[error("MASTER_ADDR={master:?} does not resolve: {reason}; use an address, or a name known to every host")]
+    #[error(
+        "MASTER_ADDR={master:?} does not resolve: {reason}; use an address, or a name known to every host"
+    )]
     Resolve {
         /// The name.
         master: String,
@@ -175,7 +180,11 @@ fn number<T: std::str::FromStr>(
     value: &str,
     expected: &'static str,
 ) -> Result<T, EnvError> {
-    value.trim().parse().map_err(|_| EnvError::Value { variable, value: value.to_owned(), expected })
+    value.trim().parse().map_err(|_| EnvError::Value {
+        variable,
+        value: value.to_owned(),
+        expected,
+    })
 }
 
 fn seconds(variables: &impl Variables, name: &'static str) -> Result<Option<Duration>, EnvError> {
@@ -227,10 +236,8 @@ impl Launch {
             port,
             addresses,
             served_by,
-            job_id: variables
-                .value("TORCHELASTIC_RUN_ID")
-                .filter(|id| id != "none")
-                .unwrap_or_else(|| "default".to_owned()),
+            // What torchrun says when it was not given a name either.
+            job_id: variables.value("TORCHELASTIC_RUN_ID").filter(|id| id != "none"),
             restart,
             key: key(variables)?,
             interface: interface(variables)?,
@@ -255,7 +262,12 @@ impl fmt::Display for Launch {
         write!(
             f,
             "rank {} of {}, job {:?} restart {}, store at {}:{} served by {by}",
-            self.rank.0, self.world_size, self.job_id, self.restart, self.master, self.port
+            self.rank.0,
+            self.world_size,
+            self.job_id.as_deref().unwrap_or("without a name"),
+            self.restart,
+            self.master,
+            self.port
         )
     }
 }
@@ -283,15 +295,17 @@ fn key(variables: &impl Variables) -> Result<Option<JobKey>, EnvError> {
     key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY_FILE, source })
 }
 
-fn interface(variables: &impl Variables) -> Result<InterfaceChoice, EnvError> {
+fn interface(variables: &impl Variables) -> Result<Option<InterfaceChoice>, EnvError> {
     for variable in INTERFACE {
         if let Some(value) = variables.value(variable) {
-            return value
-                .parse()
-                .map_err(|source| EnvError::Interface { variable, value: value.clone(), source });
+            return value.parse().map(Some).map_err(|source| EnvError::Interface {
+                variable,
+                value: value.clone(),
+                source,
+            });
         }
     }
-    Ok(InterfaceChoice::default())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -320,12 +334,14 @@ mod tests {
         let launch = launch(&TORCHRUN).unwrap();
         assert_eq!((launch.rank, launch.world_size, launch.port), (Rank(2), 4, 29500));
         assert_eq!(launch.served_by, ServedBy::Launcher);
-        assert_eq!((launch.job_id.as_str(), launch.restart), ("job-7", 3));
+        assert_eq!((launch.job_id.as_deref(), launch.restart), (Some("job-7"), 3));
     }
 
     #[test]
-    fn plain_variables_leave_the_store_to_rank_zero() {
-        assert_eq!(launch(&TORCHRUN[..4]).unwrap().served_by, ServedBy::RankZero);
+    fn plain_variables_leave_the_store_to_rank_zero_and_the_rest_to_the_config() {
+        let launch = launch(&TORCHRUN[..4]).unwrap();
+        assert_eq!(launch.served_by, ServedBy::RankZero);
+        assert_eq!((launch.job_id, launch.interface), (None, None));
     }
 
     #[test]

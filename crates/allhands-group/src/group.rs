@@ -8,7 +8,8 @@ use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Rank, WORLD_MAX};
 use allhands_store::{
-    ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError, TcpStore,
+    ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError,
+    TcpStore,
 };
 use allhands_transport::tcp::{Endpoint, Listener, Membership};
 use allhands_transport::{Control, Links, local};
@@ -76,15 +77,15 @@ impl ProcessGroup {
     /// See [`Error`].
     pub fn from_launch(launch: &Launch, mut config: Config) -> Result<Self, Error> {
         tracing::info!(%launch, "joining");
-        config.job_id.clone_from(&launch.job_id);
+        config.job_id = launch.job_id.clone().unwrap_or(config.job_id);
         config.epoch = launch.restart;
         config.key = launch.key.clone().or(config.key);
         config.timeout = launch.timeout.unwrap_or(config.timeout);
         config.rendezvous_timeout = launch.rendezvous_timeout.unwrap_or(config.rendezvous_timeout);
         config.tcp.master = launch.master_address();
-        config.tcp.interface = launch.interface.clone();
+        config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
         let store = store(launch, &config)?;
-        Self::connect(store, launch.rank, launch.world_size, config)
+        Self::connect(store, launch.rank, launch.world_size, &config)
     }
 
     /// Joins a group through any store that all its ranks share.
@@ -95,7 +96,7 @@ impl ProcessGroup {
         store: Arc<dyn Store>,
         rank: Rank,
         world_size: u32,
-        config: Config,
+        config: &Config,
     ) -> Result<Self, Error> {
         if rank.0 >= world_size {
             return Err(Error::NoSuchRank { rank, world_size });
@@ -130,7 +131,7 @@ impl ProcessGroup {
             tracing::debug!(joined = progress.joined, world = progress.world, "forming the mesh");
             ControlFlow::Continue(())
         })?;
-        Self::over(Box::new(mesh.links), Box::new(mesh.control), on_host, &config, Some(store))
+        Self::over(Box::new(mesh.links), Box::new(mesh.control), on_host, config, Some(store))
     }
 
     /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
@@ -267,9 +268,11 @@ fn store(launch: &Launch, config: &Config) -> Result<Arc<dyn Store>, Error> {
         }
     };
     let (rank, world_size) = (launch.rank, launch.world_size);
-    store
-        .map(|store| Arc::new(store) as Arc<dyn Store>)
-        .map_err(|source| Error::Store { rank, world_size, source })
+    store.map(|store| Arc::new(store) as Arc<dyn Store>).map_err(|source| Error::Store {
+        rank,
+        world_size,
+        source,
+    })
 }
 
 /// Ranks meeting in a store.
@@ -324,7 +327,12 @@ impl Meeting {
     }
 
     fn missing(&self, missing: Vec<Rank>) -> Error {
-        Error::Rendezvous { rank: self.rank, world_size: self.world_size, missing, limit: self.limit }
+        Error::Rendezvous {
+            rank: self.rank,
+            world_size: self.world_size,
+            missing,
+            limit: self.limit,
+        }
     }
 
     /// Publishes this rank's address and idea of the world, and collects everybody's. A rank with another
@@ -378,9 +386,9 @@ mod tests {
             ..Config::default()
         };
         let store = Arc::new(HashStore::new());
-        let huge = ProcessGroup::connect(store.clone(), Rank(0), u32::MAX, endless.clone());
+        let huge = ProcessGroup::connect(store.clone(), Rank(0), u32::MAX, &endless);
         assert!(matches!(huge.unwrap_err(), Error::World { .. }));
-        let alone = ProcessGroup::connect(store, Rank(0), 1, endless).unwrap();
+        let alone = ProcessGroup::connect(store, Rank(0), 1, &endless).unwrap();
         alone.barrier().unwrap();
         assert!(alone.barrier_async().wait_timeout(Duration::MAX));
     }
