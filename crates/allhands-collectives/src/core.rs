@@ -30,6 +30,15 @@ pub(crate) enum Call {
     Ping { stamp_us: u64 },
 }
 
+/// What the service thread does outside the driver's seat, because it is foreign code.
+#[derive(Debug, Default)]
+pub(crate) struct Foreign {
+    /// Futures to wake.
+    pub(crate) wakers: Vec<Waker>,
+    /// Outcomes to drop.
+    pub(crate) orphans: Vec<Cell>,
+}
+
 pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) links: Box<dyn Links>,
@@ -39,6 +48,8 @@ pub(crate) struct Core {
     answered: usize,
     /// Futures whose operations have ended.
     wakers: Vec<Waker>,
+    /// Outcomes that nobody will take. Dropping their tensors may run foreign code, so not in the seat.
+    orphans: Vec<Cell>,
 }
 
 /// Lets a link reach the engine.
@@ -78,7 +89,7 @@ const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
     pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
-        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), answered: 0, wakers: Vec::new() }
+        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), answered: 0, wakers: Vec::new(), orphans: Vec::new() }
     }
 
     /// Takes over what another thread asked for.
@@ -132,8 +143,7 @@ impl Core {
                 self.cells[key.index()] = Some(cell);
             }
             Err(refused) => {
-                self.wakers.extend(cell.put(Outcome::Refused(refused)));
-                self.answered += 1;
+                self.put(cell, Outcome::Refused(refused));
             }
         }
     }
@@ -148,19 +158,26 @@ impl Core {
     fn answer(&mut self) {
         while let Some(finished) = self.engine.poll_finished() {
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
-                self.wakers.extend(cell.put(Outcome::Finished(finished)));
-                self.answered += 1;
+                self.put(cell, Outcome::Finished(finished));
             }
         }
     }
 
-    pub(crate) fn has_wakers(&self) -> bool {
-        !self.wakers.is_empty()
+    fn put(&mut self, cell: Arc<Cell>, outcome: Outcome) {
+        self.wakers.extend(cell.put(outcome));
+        self.orphans.extend(Arc::into_inner(cell));
+        self.answered += 1;
     }
 
-    /// Moves the wakers of futures that may go on to `wakers`.
-    pub(crate) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.append(&mut self.wakers);
+    /// Whether there is something for [`Core::take_foreign`].
+    pub(crate) fn has_foreign(&self) -> bool {
+        !self.wakers.is_empty() || !self.orphans.is_empty()
+    }
+
+    /// Moves what may run foreign code, and so waits until nobody is in the seat, to `foreign`.
+    pub(crate) fn take_foreign(&mut self, foreign: &mut Foreign) {
+        foreign.wakers.append(&mut self.wakers);
+        foreign.orphans.append(&mut self.orphans);
     }
 
     /// Writes what has become ready to be sent.
@@ -260,5 +277,22 @@ mod tests {
             assert!(finished.result.is_ok());
             assert_eq!((finished.seq, finished.data.run(0, 9)), (mark as u64, &[mark as u8][..]));
         }
+    }
+    #[test]
+    fn outcomes_that_nobody_takes_leave_the_seat_alive() {
+        let (links, _control) = local::fabric(1).pop().unwrap();
+        let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
+        let mut core = Core::new(engine, Box::new(links));
+        let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
+        let group = core.engine.add_group(spec).unwrap();
+        let kept = Arc::<Cell>::default();
+        core.apply(Call::Collective(group, broadcast(vec![1]), kept.clone()));
+        core.apply(Call::Collective(group, broadcast(vec![2]), Arc::default()));
+        assert_eq!(core.deliver(), 2);
+        let mut foreign = Foreign::default();
+        core.take_foreign(&mut foreign);
+        assert!(kept.is_done() && !core.has_foreign());
+        let [orphan] = foreign.orphans.as_slice() else { panic!("{foreign:?}") };
+        assert!(matches!(orphan.take(), Some(Outcome::Finished(end)) if end.data.run(0, 9) == [2]));
     }
 }

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use allhands_transport::{Control, ControlEvent, Links, Wake};
 use allhands_wire::{ControlFrame, Message, Peer};
 
 use crate::cell::{Cell, Joined};
-use crate::core::{Call, Core};
+use crate::core::{Call, Core, Foreign};
 use crate::primitive::{Mutex, lock};
 use crate::seat::{Seat, Turn};
 
@@ -80,8 +79,7 @@ pub(crate) struct Shared {
     inbox: Mutex<VecDeque<Call>>,
     inbox_filled: AtomicBool,
     control_out: Mutex<VecDeque<(Peer, ControlFrame)>>,
-    /// Futures to wake. The service thread does it, outside the driver's seat: a waker is foreign code.
-    wakers: Mutex<Vec<Waker>>,
+    foreign: Mutex<Foreign>,
     links_waker: Arc<dyn Wake>,
     control_waker: Arc<dyn Wake>,
     /// The driver sleeps, or is about to: a new call must wake it.
@@ -130,7 +128,7 @@ impl Mesh {
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
             control_out: Mutex::new(VecDeque::new()),
-            wakers: Mutex::new(Vec::new()),
+            foreign: Mutex::default(),
             asleep: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -357,8 +355,8 @@ impl Shared {
             self.seat.announce();
         }
         let mut told = false;
-        if core.has_wakers() {
-            core.take_wakers(&mut lock(&self.wakers));
+        if core.has_foreign() {
+            core.take_foreign(&mut lock(&self.foreign));
             told = true;
         }
         while let Some(frame) = core.poll_control() {
@@ -477,7 +475,7 @@ impl Service {
                 self.watch(now, &heard, &mut gone);
             }
             self.send_control();
-            self.wake_futures();
+            self.run_foreign();
             let unattended = self.shared.pending.load(Ordering::SeqCst) > 0
                 || self.shared.inbox_filled.load(Ordering::SeqCst);
             if unattended && !self.shared.seat.is_wanted() && self.shared.seat.try_take() {
@@ -506,11 +504,15 @@ impl Service {
         shared.finish_step(core);
     }
 
-    /// Wakes futures whose operations have ended. A waker that panics harms only its own task.
-    fn wake_futures(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.shared.wakers));
+    /// Wakes futures whose operations have ended, and drops what nobody takes. Code that panics here harms
+    /// only its own task.
+    fn run_foreign(&self) {
+        let Foreign { wakers, orphans } = std::mem::take(&mut *lock(&self.shared.foreign));
         for waker in wakers {
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+        for orphan in orphans {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(orphan)));
         }
     }
 
@@ -574,7 +576,7 @@ impl Service {
             core.shutdown(deadline);
             self.shared.finish_step(core);
         });
-        self.wake_futures();
+        self.run_foreign();
         self.send_control();
         let _ = self.control.shutdown(deadline, &mut |_| {});
     }
