@@ -124,9 +124,7 @@ impl Core {
                     }
                     visits += 1;
                 }
-                if !self.engine.has_left(peer) {
-                    self.engine.handle_closed(peer, &cause.to_string());
-                }
+                self.engine.handle_control_closed(peer, &cause.to_string());
             }
             Call::Garbled(peer, why) => self.engine.handle_garbled(peer, &why),
             Call::Silent(peer, why) => self.engine.handle_silence(peer, &why),

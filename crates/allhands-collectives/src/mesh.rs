@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     /// Operations in flight and whatever else keeps the engine restless, as of the last step.
     pending: AtomicUsize,
     closing: AtomicBool,
+    /// There is a group, so what peers send belongs to something.
+    opened: AtomicBool,
     config: MeshConfig,
     crowded: bool,
 }
@@ -108,7 +110,8 @@ impl std::fmt::Debug for Mesh {
 }
 
 impl Mesh {
-    /// A mesh over ready links, with its service thread.
+    /// A mesh over ready links, with its service thread. Nothing is read before there is a group: what a
+    /// quick peer sends would belong to nothing.
     ///
     /// # Errors
     /// The operating system refuses a thread.
@@ -132,6 +135,7 @@ impl Mesh {
             asleep: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
             config,
             crowded: config.ranks_on_host as usize > cores,
         });
@@ -155,7 +159,17 @@ impl Mesh {
     }
 
     pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
-        self.shared.add_group(spec)
+        let added = self.shared.add_group(spec);
+        if added.is_ok() && !self.shared.opened.swap(true, Ordering::AcqRel) {
+            self.unpark();
+        }
+        added
+    }
+
+    fn unpark(&self) {
+        if let Some(service) = &self.service {
+            service.thread().unpark();
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -166,6 +180,7 @@ impl Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
+        self.unpark();
         self.shared.control_waker.wake();
         self.shared.links_waker.wake();
         if let Some(service) = self.service.take() {
@@ -453,6 +468,12 @@ struct Service {
 
 impl Service {
     fn run(mut self) {
+        while !self.shared.opened.load(Ordering::Acquire)
+            && !self.shared.closing.load(Ordering::Acquire)
+        {
+            // Adding the first group unparks, closing too.
+            std::thread::park();
+        }
         let begun = Instant::now();
         let mut heard = vec![begun; self.world as usize];
         let mut gone = vec![false; self.world as usize];
