@@ -4,6 +4,7 @@
 //! torchrun --no-python --nproc-per-node 3 target/debug/examples/rendezvous
 //! ```
 
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
 use allhands_store::{ClientOptions, Endpoint, PrefixStore, ServerOptions, Store, TcpStore};

@@ -4,6 +4,7 @@
 //!
 //! Each rank is a thread that spins on `receive` and `flush`, as a driver does. Frames are a length
 //! and a payload; bulk payloads land in the port's window.
+#![forbid(unsafe_code)]
 
 use std::io::{IoSlice, Write};
 use std::net::Ipv4Addr;

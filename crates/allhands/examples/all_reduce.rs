@@ -3,6 +3,7 @@
 //! Start it with a launcher, for example
 //! `torchrun --no-python --nproc-per-node 4 target/release/examples/all_reduce`,
 //! or by hand with `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` set for each process.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "an example speaks")]
 
 use allhands::prelude::*;
