@@ -444,13 +444,14 @@ impl Engine {
         let broken = !matches!(owner.health, Health::Good);
         let channel = owner.channel(call.channel).expect("checked above");
         op.seq = channel.next;
-        channel.next += 1;
-        channel.window.push_back(Some(key.index));
         if broken {
-            // It ends with the group in a moment. Its frames could only hide the cause.
+            // It ends with the group in a moment. Its frames and its description could only hide the
+            // cause, so it has no place on its channel.
             self.put_op(op);
             return Ok(key);
         }
+        channel.next += 1;
+        channel.window.push_back(Some(key.index));
         let early = match channel.early.front() {
             Some(early) if early.seq == op.seq => channel.early.pop_front(),
             _ => None,
@@ -567,6 +568,7 @@ impl Engine {
         if channel != POINT_CHANNEL
             && let Some(owner) = self.groups[group as usize].as_mut()
             && let Some(channel) = owner.channel(channel)
+            && seq < channel.next
         {
             let at = (seq - channel.first) as usize;
             channel.window[at] = None;

@@ -10,7 +10,7 @@ use crate::engine::{Engine, LENT, Pull};
 use crate::error::Violation;
 use crate::failure::Health;
 use crate::op::{Body, Content, OpKey, OpState, Parked, PartAt};
-use crate::outbound::{POINT_CHANNEL, Payload};
+use crate::outbound::{ANNOUNCE, POINT_CHANNEL, Payload};
 
 /// How far the byte stream of one peer has been read.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl Engine {
         let current = Current { header, got: 0, fate, loan: [0; LOAN_LEN] };
         if header.payload_len > 0 {
             self.peers[peer.index()].inbound.current = Some(current);
-        } else if placed && header.kind == Kind::Data && header.xfer_len == 0 {
+        } else if placed && header.xfer_len == 0 && !header.flags.contains(ANNOUNCE) {
             // An empty message has no payload that would finish it.
             self.payload(peer, &current, &[]);
         }

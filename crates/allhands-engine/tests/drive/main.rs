@@ -4,5 +4,6 @@
 mod case;
 mod collectives;
 mod fold;
+mod point;
 mod rng;
 mod world;

@@ -486,6 +486,9 @@ impl World {
         while self.step() {}
         if !self.finished() {
             let mut stuck = String::new();
+            for engine in &self.engines {
+                stuck += &format!("{:?}\n", engine.footprint());
+            }
             for (rank, calls) in self.calls.iter().enumerate() {
                 for (place, call) in calls.iter().enumerate() {
                     if call.outcome.is_none() {
