@@ -175,7 +175,7 @@ impl Communicator {
         options: &CallOptions,
         input: Space,
         data: Space,
-    ) -> Result<(Submission, Option<Space>), (Error, Space, Space)> {
+    ) -> Result<(Submission, Option<Space>), Box<Unstarted>> {
         let operation = Operation::of(&spec.shape);
         let (world, rank) = (self.world_size(), self.rank());
         let algorithm = options.algorithm.unwrap_or_else(|| self.algorithm(spec));
@@ -189,7 +189,10 @@ impl Communicator {
         });
         let (kernel, plan) = match ready {
             Ok(ready) => ready,
-            Err(reason) => return Err((self.who.invalid(operation, reason), input, data)),
+            Err(reason) => {
+                let error = self.who.invalid(operation, reason);
+                return Err(Box::new(Unstarted { error, input, data }));
+            }
         };
         let descriptor = describe(spec, options, algorithm);
         let now = Instant::now();
@@ -224,9 +227,10 @@ impl Communicator {
     ) -> Result<(), Error> {
         lend_scope(|scope| {
             let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(scope.lend(b))));
-            let data = Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
+            let data =
+                Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
             let (submission, _kept) =
-                self.submission(spec, options, input, data).map_err(|(error, ..)| error)?;
+                self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = Arc::new(Cell::default());
             let call = Call::Collective(self.key, Box::new(submission), cell.clone());
             self.mesh.shared().run(call, &cell);
@@ -234,7 +238,12 @@ impl Communicator {
         })
     }
 
-    fn settle(&self, cell: &Cell, operation: Operation, options: &CallOptions) -> Result<(), Error> {
+    fn settle(
+        &self,
+        cell: &Cell,
+        operation: Operation,
+        options: &CallOptions,
+    ) -> Result<(), Error> {
         match cell.take() {
             Some(outcome) => judge(outcome, &self.who, operation, options.timeout).0,
             None => Ok(()),
@@ -263,7 +272,8 @@ impl Communicator {
                 self.mesh.shared().post(call);
                 Pending { kept, ..self.pending(cell, operation, options) }
             }
-            Err((error, input, data)) => {
+            Err(unstarted) => {
+                let Unstarted { error, input, data } = *unstarted;
                 let _nobody_waits_yet = cell.put(Outcome::Invalid(error, input, data));
                 self.pending(cell, operation, options)
             }
@@ -315,7 +325,12 @@ impl Communicator {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn send(&self, message: &Message, options: &CallOptions, bytes: &[u8]) -> Result<(), Error> {
+    pub fn send(
+        &self,
+        message: &Message,
+        options: &CallOptions,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
         self.check_peer("destination", message.peer)?;
         lend_scope(|scope| {
             let buffer = Space::single(Storage::Lent(scope.lend(bytes)));
@@ -386,6 +401,13 @@ impl Communicator {
             first.map(|()| result)
         })
     }
+}
+
+/// A call that made no sense, with its buffers.
+struct Unstarted {
+    error: Error,
+    input: Space,
+    data: Space,
 }
 
 /// Who a point-to-point message goes to or comes from.
@@ -490,7 +512,6 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
         label: Text::new(&options.label),
         shape: Dims::new(&spec.dims),
     }
-
 }
 
 /// A reduction that scales first and does not work in place needs a scaled copy of the input; the
@@ -499,7 +520,7 @@ fn scaled(spec: &Spec, kernel: Option<Kernel>, input: Space) -> (Space, Option<S
     match (kernel, spec.reduction) {
         (Some(kernel), Some(ReduceOp::PremulSum(_)))
             // A part of an element is refused by its length later.
-            if !input.is_empty() && input.len() % kernel.dtype().size() == 0 =>
+            if !input.is_empty() && input.len().is_multiple_of(kernel.dtype().size()) =>
         {
             let mut bytes = Vec::with_capacity(input.len());
             while bytes.len() < input.len() {

@@ -27,7 +27,9 @@ pub(crate) enum Call {
     /// A peer has been silent for too long.
     Silent(Peer, String),
     /// A sign of life is due.
-    Ping { stamp_us: u64 },
+    Ping {
+        stamp_us: u64,
+    },
 }
 
 /// What the service thread does outside the driver's seat, because it is foreign code.
@@ -89,7 +91,15 @@ const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
     pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
-        Self { engine, links, cells: Vec::new(), awaited: Vec::new(), answered: 0, wakers: Vec::new(), orphans: Vec::new() }
+        Self {
+            engine,
+            links,
+            cells: Vec::new(),
+            awaited: Vec::new(),
+            answered: 0,
+            wakers: Vec::new(),
+            orphans: Vec::new(),
+        }
     }
 
     /// Takes over what another thread asked for.

@@ -70,7 +70,8 @@ pub enum Error {
     /// Ranks called different operations under the same number.
     #[error(
         "{context}: ranks disagree: {}{}; make every rank issue the same operations in the same order",
-        Sides(sides), Detail(detail)
+        Sides(sides),
+        Detail(detail)
     )]
     Mismatch {
         /// This rank's call.
@@ -81,7 +82,10 @@ pub enum Error {
         detail: String,
     },
     /// A process ended, or left while it was needed.
-    #[error("{context}: {} failed: {reason}; make a new group of the remaining ranks", Ranks(ranks))]
+    #[error(
+        "{context}: {} failed: {reason}; make a new group of the remaining ranks",
+        Ranks(ranks)
+    )]
     PeerFailed {
         /// This rank's call.
         context: Box<Context>,
@@ -133,7 +137,10 @@ pub enum Error {
         reason: String,
     },
     /// A peer sent something that no correct program sends.
-    #[error("{context}: {} broke the protocol: {reason}; do all ranks run the same version?", Ranks(ranks))]
+    #[error(
+        "{context}: {} broke the protocol: {reason}; do all ranks run the same version?",
+        Ranks(ranks)
+    )]
     Protocol {
         /// This rank's call.
         context: Box<Context>,
@@ -185,7 +192,9 @@ pub enum Invalid {
         expected: usize,
     },
     /// A buffer that is to be cut evenly cannot be.
-    #[error("{buffer} has {elements} elements, which do not divide over {world_size} ranks; pass splits")]
+    #[error(
+        "{buffer} has {elements} elements, which do not divide over {world_size} ranks; pass splits"
+    )]
     Indivisible {
         /// Which buffer.
         buffer: &'static str,
@@ -212,7 +221,9 @@ pub enum Invalid {
         rows: usize,
     },
     /// Buffers of different element types in one call.
-    #[error("{buffer} holds {found}, {expected} is needed (all buffers of a call have one element type)")]
+    #[error(
+        "{buffer} holds {found}, {expected} is needed (all buffers of a call have one element type)"
+    )]
     Dtype {
         /// Which buffer.
         buffer: &'static str,

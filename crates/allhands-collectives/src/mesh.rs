@@ -391,7 +391,7 @@ impl Shared {
         let mut steps: u32 = 0;
         loop {
             steps = steps.wrapping_add(1);
-            if steps % STEPS_PER_TICK == 0 {
+            if steps.is_multiple_of(STEPS_PER_TICK) {
                 // Traffic of one group must not hide the deadlines of another, nor this thread's own.
                 let now = Instant::now();
                 core.tick(now);
@@ -408,7 +408,9 @@ impl Shared {
                 return;
             }
             let mut moved = core.receive();
-            if moved == 0 && (core.engine.is_sending() || idle % POLLS_PER_LOOK == POLLS_PER_LOOK - 1) {
+            if moved == 0
+                && (core.engine.is_sending() || idle % POLLS_PER_LOOK == POLLS_PER_LOOK - 1)
+            {
                 moved = core.poll(Some(Duration::ZERO));
             }
             if moved > 0 {
@@ -417,7 +419,7 @@ impl Shared {
                 continue;
             }
             idle += 1;
-            if idle % POLLS_PER_LOOK != 0 {
+            if !idle.is_multiple_of(POLLS_PER_LOOK) {
                 if self.crowded {
                     std::thread::yield_now();
                 } else {

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use allhands_collectives::{
-    CallOptions, Communicator, Mesh, MeshConfig, Message, Selection, Spec,
-};
+use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig, Message, Selection, Spec};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp};
@@ -23,7 +21,8 @@ fn on_ranks<R: Send>(world: u32, work: impl Fn(&Communicator) -> R + Sync) -> Ve
                 scope.spawn(move || {
                     let config = MeshConfig::new(world);
                     let mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
-                    let spec = GroupSpec { id: 7, epoch: 0, members: (0..world).map(Peer).collect() };
+                    let spec =
+                        GroupSpec { id: 7, epoch: 0, members: (0..world).map(Peer).collect() };
                     let group =
                         Communicator::new(Arc::new(mesh), "test", spec, Selection::default());
                     work(&group.unwrap())
@@ -61,7 +60,11 @@ fn all_reduce_sums_on_every_rank() {
                 let ranks: f32 = (0..world).map(|r| r as f32).sum();
                 for data in results {
                     for (i, x) in data.iter().enumerate() {
-                        assert_eq!(*x, i as f32 * world as f32 + ranks, "{world} {len} {algorithm:?}");
+                        assert_eq!(
+                            *x,
+                            i as f32 * world as f32 + ranks,
+                            "{world} {len} {algorithm:?}"
+                        );
                     }
                 }
             }
