@@ -291,7 +291,15 @@ impl Communicator {
         }
     }
 
-    fn point(&self, message: &Message, options: &CallOptions, buffer: Space) -> PointSubmission {
+    /// A point-to-point call, and where its outcome will be left.
+    fn point(
+        &self,
+        side: Side,
+        message: &Message,
+        options: &CallOptions,
+        storage: Storage,
+    ) -> (Call, Arc<Cell>) {
+        let buffer = Space::single(storage);
         let whole = Descriptor {
             op: Operation::Message.code(),
             dtype: message.dtype.code(),
@@ -299,18 +307,47 @@ impl Communicator {
             label: Text::new(&options.label),
             ..Descriptor::default()
         };
-        // Lengths are compared message by message, so that the error can tell both.
-        let fingerprint = Descriptor { count: 0, ..whole }.fingerprint();
         let now = Instant::now();
-        PointSubmission {
+        let submission = Box::new(PointSubmission {
             peer: message.peer,
             tag: message.tag,
             descriptor: whole,
-            fingerprint,
+            // Lengths are compared message by message, so that the error can tell both.
+            fingerprint: Descriptor { count: 0, ..whole }.fingerprint(),
             buffer,
             submitted: now,
             deadline: now.checked_add(options.timeout),
-        }
+        });
+        let cell = Arc::new(Cell::default());
+        let call = match side {
+            Side::Send => Call::Send(self.key, submission, cell.clone()),
+            Side::Recv => Call::Recv(self.key, submission, cell.clone()),
+        };
+        (call, cell)
+    }
+
+    fn run_point(
+        &self,
+        side: Side,
+        message: &Message,
+        options: &CallOptions,
+        storage: Storage,
+    ) -> Result<(), Error> {
+        let (call, cell) = self.point(side, message, options, storage);
+        self.mesh.shared().run(call, &cell);
+        self.settle(&cell, Operation::Message, options)
+    }
+
+    fn start_point(
+        &self,
+        side: Side,
+        message: &Message,
+        options: &CallOptions,
+        storage: Storage,
+    ) -> Pending {
+        let (call, cell) = self.point(side, message, options, storage);
+        self.mesh.shared().post(call);
+        self.pending(cell, Operation::Message, options)
     }
 
     fn check_peer(&self, what: &'static str, rank: Rank) -> Result<(), Error> {
@@ -333,11 +370,7 @@ impl Communicator {
     ) -> Result<(), Error> {
         self.check_peer("destination", message.peer)?;
         lend_scope(|scope| {
-            let buffer = Space::single(Storage::Lent(scope.lend(bytes)));
-            let cell = Arc::new(Cell::default());
-            let submission = Box::new(self.point(message, options, buffer));
-            self.mesh.shared().run(Call::Send(self.key, submission, cell.clone()), &cell);
-            self.settle(&cell, Operation::Message, options)
+            self.run_point(Side::Send, message, options, Storage::Lent(scope.lend(bytes)))
         })
     }
 
@@ -353,32 +386,20 @@ impl Communicator {
     ) -> Result<(), Error> {
         self.check_peer("source", message.peer)?;
         lend_scope(|scope| {
-            let buffer = Space::single(Storage::LentMut(scope.lend_mut(bytes)));
-            let cell = Arc::new(Cell::default());
-            let submission = Box::new(self.point(message, options, buffer));
-            self.mesh.shared().run(Call::Recv(self.key, submission, cell.clone()), &cell);
-            self.settle(&cell, Operation::Message, options)
+            self.run_point(Side::Recv, message, options, Storage::LentMut(scope.lend_mut(bytes)))
         })
     }
 
     /// Starts a send of an owned tensor.
     #[must_use]
     pub fn start_send(&self, message: &Message, options: &CallOptions, tensor: Tensor) -> Pending {
-        let buffer = Space::single(Storage::Tensor(tensor));
-        let cell = Arc::new(Cell::default());
-        let submission = Box::new(self.point(message, options, buffer));
-        self.mesh.shared().post(Call::Send(self.key, submission, cell.clone()));
-        self.pending(cell, Operation::Message, options)
+        self.start_point(Side::Send, message, options, Storage::Tensor(tensor))
     }
 
     /// Starts a receive into an owned tensor.
     #[must_use]
     pub fn start_recv(&self, message: &Message, options: &CallOptions, tensor: Tensor) -> Pending {
-        let buffer = Space::single(Storage::Tensor(tensor));
-        let cell = Arc::new(Cell::default());
-        let submission = Box::new(self.point(message, options, buffer));
-        self.mesh.shared().post(Call::Recv(self.key, submission, cell.clone()));
-        self.pending(cell, Operation::Message, options)
+        self.start_point(Side::Recv, message, options, Storage::Tensor(tensor))
     }
 
     /// Runs `body`, which may start operations over borrowed bytes; all of them have ended when this
@@ -408,6 +429,13 @@ struct Unstarted {
     error: Error,
     input: Space,
     data: Space,
+}
+
+/// This rank's part in a point-to-point message.
+#[derive(Clone, Copy)]
+enum Side {
+    Send,
+    Recv,
 }
 
 /// Who a point-to-point message goes to or comes from.
@@ -452,22 +480,16 @@ impl<'env> Scope<'_, 'env> {
 
     /// Starts a send of borrowed bytes.
     pub fn send(&self, message: &Message, options: &CallOptions, bytes: &'env [u8]) {
-        let group = self.communicator;
-        let buffer = Space::single(Storage::Lent(self.lend.lend(bytes)));
-        let cell = Arc::new(Cell::default());
-        let submission = Box::new(group.point(message, options, buffer));
-        group.mesh.shared().post(Call::Send(group.key, submission, cell.clone()));
-        self.pending.borrow_mut().push(group.pending(cell, Operation::Message, options));
+        let storage = Storage::Lent(self.lend.lend(bytes));
+        let pending = self.communicator.start_point(Side::Send, message, options, storage);
+        self.pending.borrow_mut().push(pending);
     }
 
     /// Starts a receive into borrowed bytes.
     pub fn recv(&self, message: &Message, options: &CallOptions, bytes: &'env mut [u8]) {
-        let group = self.communicator;
-        let buffer = Space::single(Storage::LentMut(self.lend.lend_mut(bytes)));
-        let cell = Arc::new(Cell::default());
-        let submission = Box::new(group.point(message, options, buffer));
-        group.mesh.shared().post(Call::Recv(group.key, submission, cell.clone()));
-        self.pending.borrow_mut().push(group.pending(cell, Operation::Message, options));
+        let storage = Storage::LentMut(self.lend.lend_mut(bytes));
+        let pending = self.communicator.start_point(Side::Recv, message, options, storage);
+        self.pending.borrow_mut().push(pending);
     }
 }
 

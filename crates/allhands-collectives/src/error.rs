@@ -95,7 +95,10 @@ pub enum Error {
         reason: String,
     },
     /// A process is stopped or unreachable.
-    #[error("{context}: {} stopped answering: {reason}", Ranks(ranks))]
+    #[error(
+        "{context}: {} stopped answering: {reason}; is the process stopped or its host cut off?",
+        Ranks(ranks)
+    )]
     PeerSilent {
         /// This rank's call.
         context: Box<Context>,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use allhands_plan::{Rank, Shape};
+use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp};
 use allhands_wire::Descriptor;
 
@@ -159,8 +159,10 @@ impl fmt::Display for CallFacts {
         if let Some(root) = self.root {
             write!(f, " with root {}", root.0)?;
         }
-        if self.algorithm != 0 {
-            write!(f, " by algorithm {}", self.algorithm)?;
+        match (self.algorithm, Algorithm::from_id(self.algorithm)) {
+            (0, _) => {}
+            (_, Some(algorithm)) => write!(f, " by {}", algorithm.name())?,
+            (unknown, None) => write!(f, " by algorithm {unknown}")?,
         }
         Ok(())
     }
