@@ -431,7 +431,9 @@ impl Engine {
             return Place::Nowhere;
         }
         if let Some(at) = op.receive_of(rank, header.slot) {
-            return Place::Active(op.key, at);
+            // Its operation may have been submitted, with another length, while the frame was half read.
+            let fits = op.span(at).len as u64 == header.xfer_len;
+            return if fits { Place::Active(op.key, at) } else { Place::Nowhere };
         }
         match op.parked.iter().position(|p| p.source == rank && p.slot == header.slot) {
             Some(index) => Place::Parked(op.key, index),

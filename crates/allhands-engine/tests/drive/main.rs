@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test program")]
 mod case;
 mod collectives;
+mod failure;
 mod fold;
 mod point;
 mod rng;

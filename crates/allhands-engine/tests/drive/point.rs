@@ -196,7 +196,7 @@ fn a_message_of_another_length_or_dtype_is_a_mismatch_on_both_sides() {
             here.run_ready();
             here.release(1);
         }
-        here.run_until(Duration::from_secs(2));
+        here.run_to_failure(Duration::from_secs(2));
         let received = here.calls[1][receiving].outcome.take().unwrap();
         assert_eq!(joined(received.data).len(), theirs);
         let report = failure(received.result, seed).report;

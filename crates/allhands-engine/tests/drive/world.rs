@@ -85,6 +85,12 @@ pub struct Planned {
     pub refused: Option<Box<Refused>>,
 }
 
+impl Planned {
+    fn ended(&self) -> bool {
+        self.outcome.is_some() || self.refused.is_some()
+    }
+}
+
 pub enum Call {
     Collective(GroupKey, Box<Submission>),
     Send(GroupKey, PointSubmission),
@@ -228,7 +234,7 @@ impl World {
             for (_, queue) in &self.queues[from] {
                 let Some(&place) = queue.front().filter(|_| !self.held[from]) else { continue };
                 let calls = &self.calls[from];
-                if calls[place].after.iter().all(|&at| calls[at].outcome.is_some()) {
+                if calls[place].after.iter().all(|&at| calls[at].ended()) {
                     events.push(Event::Call(from, place));
                 }
             }
@@ -470,9 +476,10 @@ impl World {
 
     /// Whether every call was made and has ended.
     pub fn finished(&self) -> bool {
-        self.calls.iter().zip(&self.dead).all(|(calls, dead)| {
-            *dead || calls.iter().all(|call| call.outcome.is_some() || call.refused.is_some())
-        })
+        self.calls
+            .iter()
+            .zip(&self.dead)
+            .all(|(calls, dead)| *dead || calls.iter().all(Planned::ended))
     }
 
     /// Everybody.
@@ -501,15 +508,23 @@ impl World {
         }
     }
 
-    /// Lets time pass, with everything that happens in it, until `until` or the end of all calls.
-    pub fn run_until(&mut self, until: Duration) {
-        while !self.finished() && self.elapsed < until {
+    /// Whether the latest group has failed on every rank.
+    pub fn failed(&self) -> bool {
+        let mut ranks = self.engines.iter().zip(&self.keys).zip(&self.dead);
+        ranks.all(|((engine, key), dead)| *dead || engine.failure(*key).is_some())
+    }
+
+    /// Lets time pass, with everything that happens in it, until `done` or `until`.
+    pub fn run_while(&mut self, until: Duration, done: impl Fn(&Self) -> bool) {
+        loop {
             self.collect_all();
             while self.step() {}
-            let due = self.engines.iter().zip(&self.dead);
-            let due =
-                due.filter(|(_, dead)| !**dead).filter_map(|(engine, _)| engine.next_deadline());
-            let mut next = due.min().map_or(until, |at| at.saturating_duration_since(self.base));
+            if done(self) || self.elapsed >= until {
+                return;
+            }
+            let due = self.engines.iter().zip(&self.dead).filter(|(_, dead)| !**dead);
+            let due = due.filter_map(|(engine, _)| engine.next_deadline()).min();
+            let mut next = due.map_or(until, |at| at.saturating_duration_since(self.base));
             for queue in self.controls.iter().flatten() {
                 if let Some((at, _)) = queue.front()
                     && *at > self.elapsed
@@ -525,6 +540,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Lets time pass until all calls have ended.
+    pub fn run_until(&mut self, until: Duration) {
+        self.run_while(until, Self::finished);
+    }
+
+    /// Lets time pass until all calls have ended and the latest group has failed everywhere.
+    pub fn run_to_failure(&mut self, until: Duration) {
+        self.run_while(until, |here| here.finished() && here.failed());
     }
 }
 
@@ -548,25 +573,48 @@ impl World {
     /// A rank says goodbye and closes its connections when all it sent has come.
     pub fn leave(&mut self, rank: usize) {
         self.engines[rank].leave();
-        self.run_ready();
-        self.dead[rank] = true;
-        for other in 0..self.size() {
-            if other != rank {
-                self.engines[other]
-                    .handle_closed(Peer(rank as u32), "the peer closed the connection");
-            }
-        }
+        let on_its_way = |here: &Self| {
+            here.pipes[rank].iter().all(VecDeque::is_empty)
+                && here.controls[rank].iter().all(VecDeque::is_empty)
+        };
+        self.run_while(self.elapsed + Duration::from_secs(1), on_its_way);
+        self.end_connections(rank, "the peer closed the connection");
     }
 
     /// A process is gone: what it wrote last may be lost, the others see its connections end.
     pub fn kill(&mut self, rank: usize) {
-        self.dead[rank] = true;
-        for other in 0..self.size() {
-            if other != rank {
-                self.pipes[rank][other].clear();
-                self.engines[other]
-                    .handle_closed(Peer(rank as u32), "the peer reset the connection");
-            }
+        for pipes in &mut self.pipes[rank] {
+            pipes.clear();
         }
+        self.end_connections(rank, "the peer reset the connection");
+    }
+
+    fn end_connections(&mut self, rank: usize, why: &str) {
+        self.dead[rank] = true;
+        let peer = Peer(rank as u32);
+        for other in (0..self.size()).filter(|other| *other != rank) {
+            self.engines[other].handle_closed(peer, why);
+            while !self.controls[rank][other].is_empty() {
+                self.control(rank, other);
+            }
+            self.engines[other].handle_control_closed(peer, why);
+        }
+    }
+
+    /// A rank forgets the last call that it has planned.
+    pub fn drop_last_call(&mut self, rank: usize) {
+        let last = self.calls[rank].len() - 1;
+        self.calls[rank].pop();
+        for (_, queue) in &mut self.queues[rank] {
+            queue.retain(|place| *place != last);
+        }
+    }
+
+    /// A rank forgets all calls that it has not made.
+    pub fn clear_calls(&mut self, rank: usize) {
+        self.queues[rank].clear();
+        let made = |planned: &Planned| matches!(planned.call, Call::Made);
+        assert!(!self.calls[rank].iter().any(made), "calls are named by their places");
+        self.calls[rank].clear();
     }
 }
