@@ -84,7 +84,7 @@ pub(crate) const POINT_ANNOUNCED_MAX: usize = 4096;
 
 /// How much longer a group settles while the control connection of a peer that it would blame still
 /// stands: both connections of a process that ends are gone within milliseconds.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(60);
 
 /// Channels of one group.
 pub(crate) const CHANNELS_MAX: usize = 4096;

@@ -548,9 +548,14 @@ impl Engine {
         })
     }
 
-    /// Puts `op` back among those in flight, or ends it if every lane has ended.
+    /// Puts `op` back among those in flight, or ends it if every lane has ended. In a group that is about to
+    /// fail nothing ends well any more: an operation that noticed the failure would else succeed on one
+    /// rank and fail on another.
     pub(crate) fn settle_op(&mut self, op: Box<OpState>) {
-        if op.lanes_done == op.lanes.len() {
+        let sound = |group: &Group| {
+            matches!(group.health, Health::Good) && group.mismatches.is_empty()
+        };
+        if op.lanes_done == op.lanes.len() && sound(self.group_ref(op.group)) {
             self.end(op, Ok(()));
         } else {
             self.put_op(op);

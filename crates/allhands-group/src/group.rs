@@ -84,8 +84,13 @@ impl ProcessGroup {
         config.rendezvous_timeout = launch.rendezvous_timeout.unwrap_or(config.rendezvous_timeout);
         config.tcp.master = launch.master_address();
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
-        let store = store(launch, &config)?;
-        Self::connect(store, launch.rank, launch.world_size, &config)
+        let store = Arc::new(store(launch, &config)?);
+        let joined = Self::connect(store.clone(), launch.rank, launch.world_size, &config);
+        if let (Err(_), Some(server)) = (&joined, store.server()) {
+            // Others find out why for themselves, unless the store goes under their feet.
+            server.drain(OWN_CONNECTIONS, FAREWELL);
+        }
+        joined
     }
 
     /// Joins a group through any store that all its ranks share.
@@ -254,7 +259,7 @@ fn group_id(job_id: &str, name: &str) -> u32 {
 }
 
 /// Connects to the launcher's store, or serves one in rank 0.
-fn store(launch: &Launch, config: &Config) -> Result<Arc<dyn Store>, Error> {
+fn store(launch: &Launch, config: &Config) -> Result<TcpStore, Error> {
     let mut options = ClientOptions::new().timeout(config.rendezvous_timeout);
     if let Some(key) = &config.key {
         options = options.job_key(*key.expose());
@@ -268,12 +273,14 @@ fn store(launch: &Launch, config: &Config) -> Result<Arc<dyn Store>, Error> {
         }
     };
     let (rank, world_size) = (launch.rank, launch.world_size);
-    store.map(|store| Arc::new(store) as Arc<dyn Store>).map_err(|source| Error::Store {
-        rank,
-        world_size,
-        source,
-    })
+    store.map_err(|source| Error::Store { rank, world_size, source })
 }
+
+/// How long a rank that serves the store and cannot join keeps it for the others.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Connections of such a rank to its own store.
+const OWN_CONNECTIONS: usize = 1;
 
 /// Ranks meeting in a store.
 struct Meeting {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use allhands_group::{Config, ProcessGroup};
 use allhands_oracles::refusal::{self, Rule, run_refusals, run_silence};
 use allhands_oracles::{RankReport, Tally, Witness, golden, run_rank};
-use common::{Golden, Ranks, free_port};
+use common::Golden;
+use common::ranks::{Ranks, free_port};
 
 const WORLDS: std::ops::RangeInclusive<u32> = 2..=5;
 

@@ -1,8 +1,6 @@
-//! A process group as the golden-data harness sees one, and ranks as processes.
+//! A process group as the golden-data harness sees one.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+pub(crate) mod ranks;
 
 use allhands_group::{
     DType, Error, Invalid, OperationError, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut,
@@ -230,73 +228,4 @@ impl DenseGroup for Golden {
     fn barrier(&mut self) -> Result<(), Error> {
         self.0.barrier()
     }
-}
-
-/// Ranks as processes: this very test program, told by variables to be one of them.
-#[allow(dead_code, reason = "not every test file uses it")]
-pub(crate) struct Ranks {
-    children: Vec<Child>,
-}
-
-#[allow(dead_code, reason = "not every test file uses it")]
-impl Ranks {
-    /// The variable that makes a test program a rank; it holds the folder for its results.
-    pub(crate) const WORKER: &'static str = "ALLHANDS_TEST_WORKER";
-
-    /// Starts `world` ranks of the test `name` that meet on `port`.
-    pub(crate) fn start(name: &str, world: u32, port: u16, folder: &Path, more: &[(&str, &str)]) -> Self {
-        let program = std::env::current_exe().unwrap();
-        let children = (0..world)
-            .map(|rank| {
-                Command::new(&program)
-                    .args([name, "--exact", "--nocapture", "--test-threads=1"])
-                    .env(Self::WORKER, folder)
-                    .env("RANK", rank.to_string())
-                    .env("WORLD_SIZE", world.to_string())
-                    .env("MASTER_ADDR", "127.0.0.1")
-                    .env("MASTER_PORT", port.to_string())
-                    .envs(more.iter().copied())
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::inherit())
-                    .spawn()
-                    .unwrap()
-            })
-            .collect();
-        Self { children }
-    }
-
-    pub(crate) fn kill(&mut self, rank: usize) {
-        self.children[rank].kill().unwrap();
-    }
-
-    /// Waits for all ranks; returns which ended well.
-    pub(crate) fn join(mut self, limit: Duration) -> Vec<bool> {
-        let deadline = Instant::now() + limit;
-        let mut ends = vec![None; self.children.len()];
-        while ends.iter().any(Option::is_none) && Instant::now() < deadline {
-            for (end, child) in ends.iter_mut().zip(&mut self.children) {
-                if end.is_none() {
-                    *end = child.try_wait().unwrap().map(|status| status.success());
-                }
-            }
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        ends.into_iter().map(|end| end.unwrap_or(false)).collect()
-    }
-}
-
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// A port that was free a moment ago.
-#[allow(dead_code, reason = "not every test file uses it")]
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
