@@ -407,13 +407,19 @@ impl Communicator {
     ///
     /// # Errors
     /// The first error of an operation, in the order in which they were started.
+    ///
+    /// # Panics
+    /// If `body` does. The group is broken then unless everything started had ended: the other ranks would
+    /// wait for operations that this one never starts.
     pub fn scope<'env, R>(
         &'env self,
         body: impl for<'scope> FnOnce(&Scope<'scope, 'env>) -> R,
     ) -> Result<R, Error> {
         lend_scope(|lend| {
             let scope = Scope { communicator: self, lend, pending: RefCell::new(Vec::new()) };
+            let guard = Unwinding { scope: &scope };
             let result = body(&scope);
+            drop(guard);
             let mut first = Ok(());
             for pending in scope.pending.into_inner() {
                 let (ended, _) = pending.wait();
@@ -455,6 +461,23 @@ pub struct Scope<'scope, 'env> {
     communicator: &'env Communicator,
     lend: &'scope LendScope<'scope, 'env>,
     pending: RefCell<Vec<Pending>>,
+}
+
+/// Breaks the group if the body of a scope panics with operations in flight: the memory they use must not
+/// be held until their timeout.
+struct Unwinding<'a, 'scope, 'env> {
+    scope: &'a Scope<'scope, 'env>,
+}
+
+impl Drop for Unwinding<'_, '_, '_> {
+    fn drop(&mut self) {
+        let running = || self.scope.pending.borrow().iter().any(|p| !p.is_completed());
+        if std::thread::panicking() && running() {
+            let group = self.scope.communicator;
+            let why = "the body of a scope panicked".to_owned();
+            group.mesh.shared().post(Call::Abort(group.key, Cause::HookPanic, why));
+        }
+    }
 }
 
 impl<'env> Scope<'_, 'env> {

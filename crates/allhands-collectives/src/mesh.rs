@@ -312,9 +312,8 @@ impl Shared {
         if self.asleep.load(Ordering::SeqCst) {
             self.links_waker.wake();
         }
-        let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
         let over = || cell.is_done() || until.is_some_and(|at| Instant::now() >= at);
-        match self.seat.take_unless(over, patience) {
+        match self.seat.take_unless(over, until) {
             // Who left the seat may have counted on this thread to take it.
             Turn::Done => self.hand_over(self.seat.is_deserted()),
             Turn::Drive => self.drive(&mut self.sit(), cell, until),
@@ -360,8 +359,7 @@ impl Shared {
         }
     }
 
-    /// Delivers what has ended and hands control frames to the service thread. Returns whether other
-    /// threads were told.
+    /// Delivers what has ended and hands control frames to the service thread.
     fn finish_step(&self, core: &mut Core) {
         let delivered = core.deliver();
         let unattended = core.engine.pending() + usize::from(core.engine.is_restless());

@@ -6,7 +6,7 @@
 //! have ended. Both happen under one lock, so no wake-up is lost. The model check in
 //! `tests/seat_model.rs` includes this file as it is.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::primitive::{Condvar, Mutex, lock, wait};
 
@@ -43,8 +43,8 @@ impl Seat {
     }
 
     /// Waits until `done` or until the seat is free, and takes it then. `done` must become true before
-    /// [`Seat::announce`] is called for it; where it depends on the time, `patience` says when to look.
-    pub(crate) fn take_unless(&self, done: impl Fn() -> bool, patience: Option<Duration>) -> Turn {
+    /// [`Seat::announce`] is called for it; where it depends on the time, `until` says when to look.
+    pub(crate) fn take_unless(&self, done: impl Fn() -> bool, until: Option<Instant>) -> Turn {
         let mut state = lock(&self.state);
         loop {
             if done() {
@@ -55,6 +55,7 @@ impl Seat {
                 return Turn::Drive;
             }
             state.waiting += 1;
+            let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
             state = wait(&self.changed, state, patience);
             state.waiting -= 1;
         }

@@ -2,9 +2,11 @@
 #![allow(missing_docs, reason = "test code")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig, Message, Selection, Spec};
+use allhands_collectives::{
+    CallOptions, Communicator, Error, Mesh, MeshConfig, Message, Selection, Spec,
+};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp};
@@ -113,4 +115,30 @@ fn parts_of_elements_are_refused() {
         let refused = group.run(&spec, &options(), [&[0_u8; 3][..]], [&mut [0_u8; 4][..]]);
         assert!(refused.is_err());
     });
+}
+
+#[test]
+fn a_panic_in_a_scope_breaks_the_group_at_once() {
+    let begun = Instant::now();
+    on_ranks(2, |group| {
+        let mut bytes = [1u8; 8];
+        let sum = Spec::new(Shape::AllReduce { len: 8 }, Some(DType::U8), Some(ReduceOp::Sum));
+        let options = CallOptions::default().with_timeout(Duration::from_secs(600));
+        if group.rank().0 == 0 {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                group.scope(|scope| {
+                    scope.start(&sum, &options, [], [&mut bytes[..]]);
+                    panic!("the body gives up");
+                })
+            }));
+            assert!(panicked.is_err());
+        }
+        // A message that never comes: it has nothing to do with the operation that was given up.
+        let peer = allhands_plan::Rank(1 - group.rank().0);
+        let message = Message { peer, tag: 0, dtype: DType::U8 };
+        let error = group.recv(&message, &options, &mut [0]).unwrap_err();
+        assert!(matches!(error, Error::HookPanicked { .. }), "{error}");
+        assert_eq!(error.ranks(), [allhands_plan::Rank(0)]);
+    });
+    assert!(begun.elapsed() < Duration::from_secs(60), "the timeout was waited for");
 }
