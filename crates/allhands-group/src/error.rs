@@ -83,6 +83,16 @@ pub enum Error {
     /// The group does not fit the mesh.
     #[error(transparent)]
     Group(#[from] Refusal),
+    /// What stands in the store for the job key is not one.
+    #[error(
+        "the key that rank 0 published has {bytes} bytes instead of {expected}; does another program use this store?"
+    )]
+    PublishedKey {
+        /// Its length.
+        bytes: usize,
+        /// The length of a key.
+        expected: usize,
+    },
     /// The operating system refused a thread or random bytes.
     #[error("the operating system refused {what}: {reason}")]
     System {

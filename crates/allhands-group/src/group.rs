@@ -136,6 +136,7 @@ impl ProcessGroup {
             tracing::debug!(joined = progress.joined, world = progress.world, "forming the mesh");
             ControlFlow::Continue(())
         })?;
+        meeting.clear();
         Self::over(Box::new(mesh.links), Box::new(mesh.control), on_host, config, Some(store))
     }
 
@@ -282,6 +283,14 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Connections of such a rank to its own store.
 const OWN_CONNECTIONS: usize = 1;
 
+/// Where rank 0 publishes the key that it has drawn.
+const KEY: &str = "key";
+
+/// Where a rank publishes its address.
+fn entry_of(rank: u32) -> String {
+    format!("rank/{rank}")
+}
+
 /// Ranks meeting in a store.
 struct Meeting {
     store: PrefixStore,
@@ -314,10 +323,10 @@ impl Meeting {
                 what: "random bytes",
                 reason: error.to_string(),
             })?;
-            self.store.set("key", &bytes).map_err(|e| self.failed(e))?;
+            self.store.set(KEY, &bytes).map_err(|e| self.failed(e))?;
             return Ok(JobKey::new(bytes));
         }
-        let bytes = match self.store.get_within("key", self.left()) {
+        let bytes = match self.store.get_within(KEY, self.left()) {
             Ok(bytes) => bytes,
             Err(error) if error.is_timeout() => {
                 return Err(self.missing(vec![Rank(0)]));
@@ -326,10 +335,16 @@ impl Meeting {
         };
         match <[u8; JobKey::LEN]>::try_from(bytes.as_slice()) {
             Ok(bytes) => Ok(JobKey::new(bytes)),
-            Err(_) => Err(Error::System {
-                what: "the published job key",
-                reason: format!("it has {} bytes instead of {}", bytes.len(), JobKey::LEN),
-            }),
+            Err(_) => Err(Error::PublishedKey { bytes: bytes.len(), expected: JobKey::LEN }),
+        }
+    }
+
+    /// Takes this rank's entry out of the store: a complete mesh says that everybody has read it, and the
+    /// next group of this name must not. A store that is gone by now has nothing to be cleared.
+    fn clear(&self) {
+        let _ = self.store.delete_key(&entry_of(self.rank.0));
+        if self.rank == Rank(0) {
+            let _ = self.store.delete_key(KEY);
         }
     }
 
@@ -345,7 +360,7 @@ impl Meeting {
     /// Publishes this rank's address and idea of the world, and collects everybody's. A rank with another
     /// idea would wait for ranks that never come.
     fn exchange(&self, mine: &Endpoint) -> Result<Vec<Endpoint>, Error> {
-        let key = |rank: u32| format!("rank/{rank}");
+        let key = entry_of;
         let mut entry = self.world_size.to_le_bytes().to_vec();
         entry.extend_from_slice(&mine.encode());
         self.store.set(&key(self.rank.0), &entry).map_err(|e| self.failed(e))?;

@@ -297,7 +297,7 @@ fn the_last_handle_may_go_inside_a_task_that_is_woken() {
         let mut work =
             Box::pin(group.all_reduce_async(Tensor::from_slice(&[1.0f32]), ReduceOp::Sum));
         let holder = Arc::new(Holder(std::sync::Mutex::new(Some(group)), std::thread::current()));
-        let waker = Waker::from(holder.clone());
+        let waker = Waker::from(holder);
         let mut polled = work.as_mut().poll(&mut Context::from_waker(&waker));
         drop(handle);
         let until = Instant::now() + Duration::from_secs(20);

@@ -25,7 +25,7 @@ fn last_words(group: ProcessGroup, rep: u32) {
     let len = LENGTHS[rep as usize % LENGTHS.len()];
     if group.rank() == Rank(0) {
         let words = pattern(rep, len);
-        if rep % 3 == 0 {
+        if rep.is_multiple_of(3) {
             // Nobody waits for it: the group does when it goes.
             drop(group.send_async(Tensor::from_slice(&words), Rank(1), rep));
         } else {

@@ -237,3 +237,27 @@ fn a_group_that_cannot_be_is_refused() {
     tells(&error.to_string(), &["rank 3 does not exist in a world of 3"]);
     assert!(ranks(&[]).is_empty() && error.ranks().is_empty());
 }
+
+#[test]
+fn a_group_can_be_made_again_under_the_same_name() {
+    let store: std::sync::Arc<dyn allhands_store::Store> =
+        std::sync::Arc::new(allhands_store::HashStore::new());
+    let mut config = Config { rendezvous_timeout: LIMIT, ..Config::default() };
+    config.tcp.master = Some(std::net::Ipv4Addr::LOCALHOST.into());
+    let config = &config;
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            // The other rank first: it must not meet what rank 0 left behind.
+            for rank in [1, 0] {
+                let store = store.clone();
+                scope.spawn(move || {
+                    let group = ProcessGroup::connect(store, Rank(rank), 2, config).unwrap();
+                    let mut sum = [1u32];
+                    group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+                    assert_eq!(sum, [2]);
+                });
+            }
+        });
+    }
+    assert!(store.list_keys().unwrap().is_empty(), "{:?}", store.list_keys());
+}
