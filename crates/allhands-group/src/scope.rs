@@ -26,7 +26,8 @@ impl ProcessGroup {
     /// overlap each other and whatever else `body` does.
     ///
     /// The operations have this handle's options; those on one channel run in the order in which they were
-    /// started. If `body` panics, the panic goes on when they have ended.
+    /// started. If `body` panics with operations in flight, the group breaks on every rank, and the panic goes on
+    /// when nothing uses the borrowed memory any more.
     ///
     /// ```
     /// use allhands_group::{ProcessGroup, ReduceOp};

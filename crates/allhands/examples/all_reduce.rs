@@ -14,6 +14,12 @@ fn main() -> Result<(), Error> {
     group.all_reduce(&mut sum, ReduceOp::Sum)?;
     let mut largest = [group.rank().0];
     group.all_reduce(&mut largest, ReduceOp::Max)?;
-    println!("rank {} of {}: sum {}, largest {}", group.rank().0, group.world_size(), sum[0], largest[0]);
+    println!(
+        "rank {} of {}: sum {}, largest {}",
+        group.rank().0,
+        group.world_size(),
+        sum[0],
+        largest[0]
+    );
     Ok(())
 }
