@@ -552,9 +552,8 @@ impl Engine {
     /// fail nothing ends well any more: an operation that noticed the failure would else succeed on one
     /// rank and fail on another.
     pub(crate) fn settle_op(&mut self, op: Box<OpState>) {
-        let sound = |group: &Group| {
-            matches!(group.health, Health::Good) && group.mismatches.is_empty()
-        };
+        let sound =
+            |group: &Group| matches!(group.health, Health::Good) && group.mismatches.is_empty();
         if op.lanes_done == op.lanes.len() && sound(self.group_ref(op.group)) {
             self.end(op, Ok(()));
         } else {

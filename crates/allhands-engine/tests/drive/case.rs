@@ -213,11 +213,6 @@ impl Case {
         self
     }
 
-    pub fn whole(mut self) -> Self {
-        self.pieces = 1;
-        self
-    }
-
     pub fn name(&self) -> String {
         format!(
             "{} by {} of {} in a world of {} ({:?}), channel {}",

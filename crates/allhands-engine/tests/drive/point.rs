@@ -8,7 +8,7 @@ use allhands_tensor::DType;
 use allhands_wire::{Cause, Descriptor, Peer};
 
 use crate::case::joined;
-use crate::rng::Rng;
+use crate::rng::{Rng, seeds};
 use crate::world::{Call, World, tiny};
 
 /// A send or receive of `bytes`, which are so many elements of `dtype`.
@@ -97,7 +97,7 @@ fn text(rng: &mut Rng, len: usize) -> Vec<u8> {
 
 #[test]
 fn messages_keep_the_order_of_their_tag_under_any_timing() {
-    for seed in 0..24 {
+    for seed in seeds(0, 24) {
         let mut rng = Rng::new(seed);
         let world = 2 + rng.below(3);
         let config = if rng.chance(70) { tiny() } else { Config::DEFAULT };
@@ -123,7 +123,7 @@ fn messages_keep_the_order_of_their_tag_under_any_timing() {
 
 #[test]
 fn a_full_window_does_not_hide_what_is_asked_for() {
-    for seed in 0..12 {
+    for seed in seeds(0, 12) {
         let mut rng = Rng::new(seed);
         let mut here = World::new(2, patient(tiny()), seed);
         // Each has its own tag, and the last is wanted first: most must be announced.
@@ -179,7 +179,7 @@ fn a_message_of_another_length_or_dtype_is_a_mismatch_on_both_sides() {
         (8, DType::F32, 0, DType::F32),
         (70_000, DType::U8, 65_000, DType::U8),
     ];
-    for seed in 0..48 {
+    for seed in seeds(0, 48) {
         let (mine, from, theirs, to) = variants[seed as usize % variants.len()];
         let config = if seed % 2 == 0 { tiny() } else { Config::DEFAULT };
         let mut here = World::new(3, config, seed);

@@ -43,10 +43,10 @@ impl Rng {
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
+}
 
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for at in (1..items.len()).rev() {
-            items.swap(at, self.below(at + 1));
-        }
-    }
+/// Seeds of a test, each a run of its own. `ALLHANDS_SOAK=20` makes it twenty times as many.
+pub fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let more = std::env::var("ALLHANDS_SOAK").ok().and_then(|text| text.parse().ok());
+    first..first + count * more.unwrap_or(1_u64)
 }

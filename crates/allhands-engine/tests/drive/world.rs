@@ -7,11 +7,12 @@ use allhands_engine::{
     Config, Engine, Finished, GroupKey, GroupSpec, Loans, OpKey, PointSubmission, Pull, Refused,
     Submission,
 };
-use allhands_plan::Buffer;
-use allhands_wire::{HEADER_LEN, Header, Message, Peer};
+use allhands_plan::{Buffer, Op};
+use allhands_wire::{Address, Fingerprint, HEADER_LEN, Header, Message, Peer};
 use smallvec::SmallVec;
 
 use crate::rng::Rng;
+use crate::rogue::Meddler;
 
 /// The small windows that force every path of credit.
 pub fn tiny() -> Config {
@@ -63,6 +64,9 @@ impl Weather {
     }
 }
 
+/// A control frame and when it arrives.
+type Late = (Duration, Vec<u8>);
+
 /// One end of what happens next.
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -111,11 +115,13 @@ pub struct World {
     /// The link would take more.
     wants: Vec<Vec<bool>>,
     slow: Vec<bool>,
-    pub controls: Vec<Vec<VecDeque<(Duration, Vec<u8>)>>>,
+    pub controls: Vec<Vec<VecDeque<Late>>>,
     pub calls: Vec<Vec<Planned>>,
     /// Calls not yet made, by rank: those of one order are made one after the other.
     queues: Vec<Vec<(u64, VecDeque<usize>)>>,
     running: Vec<HashMap<OpKey, usize>>,
+    /// Bytes that the running collectives receive, by rank.
+    receiving: Vec<HashMap<OpKey, usize>>,
     /// Lent memory: segment to owner, operation and where its data begins.
     segments: BTreeMap<u64, (usize, OpKey, u64)>,
     pulls: Vec<VecDeque<Pulling>>,
@@ -126,8 +132,27 @@ pub struct World {
     pub events: u64,
     pub loans: usize,
     held: Vec<bool>,
+    called: Vec<Vec<Fingerprint>>,
+    /// Changes what one rank sends, by destination.
+    meddlers: Vec<Meddler>,
+    rogue: Option<usize>,
     /// The latest group's keys, in rank order.
     pub keys: Vec<GroupKey>,
+}
+
+/// Bytes that a rank receives in a collective.
+fn received(submission: &Submission) -> usize {
+    let plan = submission.plan.plan();
+    let steps = plan.lanes().iter().flat_map(|lane| plan.steps(lane));
+    let elements: u64 = steps
+        .map(|step| match &step.op {
+            Op::Recv { parts } | Op::RecvReduce { parts, .. } => {
+                plan.parts(parts).iter().map(|part| part.span.len).sum()
+            }
+            _ => 0,
+        })
+        .sum();
+    elements as usize * submission.element_size
 }
 
 struct Pulling {
@@ -157,6 +182,7 @@ impl World {
             calls: (0..world).map(|_| Vec::new()).collect(),
             queues: vec![Vec::new(); world],
             running: vec![HashMap::new(); world],
+            receiving: vec![HashMap::new(); world],
             segments: BTreeMap::new(),
             pulls: (0..world).map(|_| VecDeque::new()).collect(),
             dead: vec![false; world],
@@ -164,6 +190,9 @@ impl World {
             events: 0,
             loans: 0,
             held: vec![false; world],
+            called: vec![Vec::new(); world],
+            meddlers: (0..world).map(|_| Meddler::default()).collect(),
+            rogue: None,
             keys: Vec::new(),
         }
     }
@@ -260,6 +289,7 @@ impl World {
             let place = self.running[rank]
                 .remove(&finished.key)
                 .unwrap_or_else(|| panic!("rank {rank} ended what it never began: {finished:?}"));
+            self.receiving[rank].remove(&finished.key);
             self.calls[rank][place].outcome = Some(finished);
         }
     }
@@ -331,7 +361,7 @@ impl World {
 
     /// What must hold at any time.
     pub fn check_bounds(&self) {
-        for engine in &self.engines {
+        for (engine, receiving) in self.engines.iter().zip(&self.receiving) {
             let now = engine.footprint();
             let most = self.config.eager_window;
             let pools = [now.pool, now.point_pool, now.window, now.point_window];
@@ -340,12 +370,14 @@ impl World {
                 "seed {}: {now:?} over {most}",
                 self.seed
             );
+            let held = receiving.values().sum::<usize>() + 2 * most * (self.size() - 1);
+            assert!(now.held <= held, "seed {}: {now:?} holds over {held}", self.seed);
         }
     }
 
     /// As a link writes: once, perhaps not everything.
     fn flush(&mut self, from: usize, to: usize) {
-        let room = self.weather.capacity - self.pipes[from][to].len();
+        let room = self.weather.capacity.saturating_sub(self.pipes[from][to].len());
         let most = room.min(self.weather.burst);
         let mut taken = self.rng.size(most).max(self.weather.grain).min(most);
         let mut slices = SmallVec::new();
@@ -353,13 +385,14 @@ impl World {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(slices.iter().all(|slice| !slice.is_empty()), "an empty slice is offered");
         taken = taken.min(total);
-        let mut left = taken;
-        for slice in &slices {
-            let part = left.min(slice.len());
-            self.pipes[from][to].extend(&slice[..part]);
-            left -= part;
-        }
+        let bytes: Vec<u8> =
+            slices.iter().flat_map(|slice| slice.iter().copied()).take(taken).collect();
         drop(slices);
+        if self.rogue == Some(from) {
+            self.pipes[from][to].extend(self.meddlers[to].meddle(&mut self.rng, &bytes));
+        } else {
+            self.pipes[from][to].extend(bytes);
+        }
         if total == 0 {
             self.wants[from][to] = false;
         } else {
@@ -417,9 +450,12 @@ impl World {
         let planned = &mut self.calls[rank][place];
         let engine = &mut self.engines[rank];
         let mut segment = None;
+        let mut receives = 0;
         let taken = match std::mem::replace(&mut planned.call, Call::Made) {
             Call::Collective(group, mut submission) => {
                 submission.submitted = now;
+                receives = received(&submission);
+                self.called[rank].push(submission.fingerprint);
                 if let Some(deadline) = &mut submission.deadline {
                     *deadline += self.elapsed;
                 }
@@ -437,6 +473,7 @@ impl World {
         match taken {
             Ok(key) => {
                 self.running[rank].insert(key, place);
+                self.receiving[rank].insert(key, receives);
                 if let Some((segment, data)) = segment {
                     self.segments.insert(segment, (rank, key, data));
                 }
@@ -450,7 +487,9 @@ impl World {
         let at = self.rng.below(self.pulls[rank].len());
         let Some(mut pulling) = self.pulls[rank].swap_remove_back(at) else { return };
         let loan = pulling.pull.loan;
-        let (owner, key, data) = self.segments[&loan.segment];
+        let Some(&(owner, key, data)) = self.segments.get(&loan.segment) else {
+            return self.engines[rank].handle_garbled(pulling.pull.peer, "a loan of no segment");
+        };
         let (buffer, offset) = match loan.offset.checked_sub(data) {
             Some(offset) => (Buffer::Data, offset),
             None => (Buffer::Input, loan.offset),
@@ -458,12 +497,17 @@ impl World {
         // After a failure the owner has its memory back, and nobody reads it.
         let Some(space) = self.engines[owner].memory(key, buffer) else { return };
         let len = loan.len as usize;
+        if (offset as usize).checked_add(len).is_none_or(|end| end > space.len()) {
+            return self.engines[rank]
+                .handle_garbled(pulling.pull.peer, "a loan beyond its segment");
+        }
         let now: Vec<u8> = (0..len).map(|at| space.run(offset as usize + at, 1)[0]).collect();
         if pulling.seen.is_empty() {
             self.loans += 1;
             pulling.seen = now;
         } else {
-            assert!(pulling.seen == now, "lent memory changed before it came back");
+            let same = pulling.seen == now || self.rogue.is_some();
+            assert!(same, "lent memory changed before it came back, seed {}", self.seed);
         }
         let step = self.rng.size(len.max(1)).min(len - pulling.done);
         let chunk = &pulling.seen[pulling.done..pulling.done + step];
@@ -616,5 +660,28 @@ impl World {
         let made = |planned: &Planned| matches!(planned.call, Call::Made);
         assert!(!self.calls[rank].iter().any(made), "calls are named by their places");
         self.calls[rank].clear();
+    }
+
+    /// From now on everything that `rank` sends is meddled with.
+    pub fn meddle_with(&mut self, rank: usize) {
+        self.rogue = Some(rank);
+    }
+
+    /// A control message that the sender's engine knows nothing of.
+    pub fn tell(&mut self, from: usize, to: usize, address: Address, message: &Message) {
+        let frame = message.encode(address).as_bytes().to_vec();
+        self.controls[from][to].push_back((self.elapsed + self.weather.control_delay, frame));
+    }
+
+    /// Fingerprints of what a rank has called.
+    pub fn fingerprints(&self, rank: usize) -> Vec<Fingerprint> {
+        self.called[rank].clone()
+    }
+
+    /// Drops all calls, which have ended.
+    pub fn forget_calls(&mut self) {
+        assert!(self.finished());
+        self.calls.iter_mut().for_each(Vec::clear);
+        self.segments.clear();
     }
 }
