@@ -54,7 +54,7 @@ impl Weather {
 
     pub fn random(rng: &mut Rng) -> Self {
         Self {
-            capacity: rng.size(1 << 18).max(64),
+            capacity: rng.size(1 << 18).max(256),
             burst: rng.size(1 << 20).max(64),
             grain: if rng.chance(30) { 1 } else { rng.size(1 << 14) },
             slow: rng.below(80),
@@ -132,6 +132,7 @@ pub struct World {
     pub events: u64,
     pub loans: usize,
     held: Vec<bool>,
+    held_orders: Vec<(usize, u64)>,
     called: Vec<Vec<Fingerprint>>,
     /// Changes what one rank sends, by destination.
     meddlers: Vec<Meddler>,
@@ -190,6 +191,7 @@ impl World {
             events: 0,
             loans: 0,
             held: vec![false; world],
+            held_orders: Vec::new(),
             called: vec![Vec::new(); world],
             meddlers: (0..world).map(|_| Meddler::default()).collect(),
             rogue: None,
@@ -260,8 +262,9 @@ impl World {
             if !self.pulls[from].is_empty() {
                 events.push(Event::Pull(from));
             }
-            for (_, queue) in &self.queues[from] {
-                let Some(&place) = queue.front().filter(|_| !self.held[from]) else { continue };
+            for (order, queue) in &self.queues[from] {
+                let held = self.held[from] || self.held_orders.contains(&(from, *order));
+                let Some(&place) = queue.front().filter(|_| !held) else { continue };
                 let calls = &self.calls[from];
                 if calls[place].after.iter().all(|&at| calls[at].ended()) {
                     events.push(Event::Call(from, place));
@@ -606,6 +609,15 @@ impl World {
 
     pub fn release(&mut self, rank: usize) {
         self.held[rank] = false;
+    }
+
+    /// A rank makes no call of one order until all are released.
+    pub fn hold_order(&mut self, rank: usize, order: u64) {
+        self.held_orders.push((rank, order));
+    }
+
+    pub fn release_orders(&mut self) {
+        self.held_orders.clear();
     }
 
     /// Runs until nothing can move; some calls may be left.
