@@ -9,6 +9,7 @@ pub mod control;
 pub mod group;
 pub mod limits;
 pub mod measure;
+pub mod nemesis;
 pub mod pattern;
 
 use std::env;
@@ -33,6 +34,7 @@ pub fn main() -> Result<()> {
             group::join()
         }
         "local" => group::local(args.next().context("`local` needs a world size")?.parse()?),
+        "nemesis" => nemesis::main(args),
         "limits" => {
             let rank = args.next().context("`limits` needs a rank")?.parse()?;
             limits::serve(&Control::connect()?, rank)
