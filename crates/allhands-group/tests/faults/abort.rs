@@ -1,13 +1,13 @@
 //! Aborts, dropped works, and many ways to wait at once.
 
 use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use allhands_group::{OperationError, ProcessGroup, Rank, ReduceOp, Tensor};
+use allhands_group::{OperationError, ProcessGroup, Rank, ReduceOp, Tensor, Work};
 
 use crate::ranks::pause;
 use crate::stage::{Dice, again, config, of_operation, processes, ranks, threads};
@@ -282,31 +282,40 @@ fn a_call_that_the_engine_refuses_is_answered_while_another_thread_drives() {
     });
 }
 
-#[test]
-fn the_last_handle_may_go_inside_a_task_that_is_woken() {
-    struct Holder(std::sync::Mutex<Option<ProcessGroup>>, Thread);
-    impl Wake for Holder {
-        fn wake(self: Arc<Self>) {
-            // The group's own threads call this.
-            drop(self.0.lock().unwrap().take());
-            self.1.unpark();
-        }
+/// A task that ends when it is woken, and takes the last handles of its group with it.
+struct Task {
+    held: Mutex<Option<(ProcessGroup, Work<Tensor>)>>,
+    ended: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        // The group's own threads call this.
+        drop(self.held.lock().unwrap().take());
+        drop(self.ended.lock().unwrap().take());
     }
+}
+
+#[test]
+fn the_last_handles_may_go_inside_a_task_that_is_woken() {
     threads(2, &config(), |group| {
-        let handle = group.clone();
-        let mut work =
-            Box::pin(group.all_reduce_async(Tensor::from_slice(&[1.0f32]), ReduceOp::Sum));
-        let holder = Arc::new(Holder(std::sync::Mutex::new(Some(group)), std::thread::current()));
-        let waker = Waker::from(holder);
-        let mut polled = work.as_mut().poll(&mut Context::from_waker(&waker));
-        drop(handle);
-        let until = Instant::now() + Duration::from_secs(20);
-        while polled.is_pending() {
-            assert!(Instant::now() < until, "the future was not woken");
-            std::thread::park_timeout(Duration::from_millis(100));
-            polled = work.as_mut().poll(&mut Context::from_waker(&waker));
+        // The other rank comes late, so that the future must wait.
+        if group.rank() == Rank(1) {
+            pause(Duration::from_millis(50));
         }
-        let Poll::Ready(ended) = polled else { unreachable!("the loop ends when it is ready") };
-        assert_eq!(ended.unwrap().as_slice::<f32>().unwrap(), [2.0]);
+        let work = group.all_reduce_async(Tensor::from_slice(&[1.0f32]), ReduceOp::Sum);
+        let (sender, ended) = mpsc::channel();
+        let held = Mutex::new(Some((group, work)));
+        let task = Arc::new(Task { held, ended: Mutex::new(Some(sender)) });
+        let waker = Waker::from(task.clone());
+        let polled = {
+            let mut held = task.held.lock().unwrap();
+            let (_, work) = held.as_mut().unwrap();
+            Pin::new(work).poll(&mut Context::from_waker(&waker))
+        };
+        if polled.is_pending() {
+            let end = ended.recv_timeout(Duration::from_secs(20));
+            assert_eq!(end, Err(mpsc::RecvTimeoutError::Disconnected), "the task was not woken");
+        }
     });
 }
