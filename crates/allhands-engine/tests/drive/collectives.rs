@@ -185,6 +185,35 @@ fn loans_stand_for_bytes_everywhere() {
     }
 }
 
+/// Messages of many large frames, which links put straight where they belong.
+#[test]
+fn long_messages_land_in_place() {
+    for seed in seeds(500, 6) {
+        let mut rng = Rng::new(seed);
+        let world = 2 + rng.below(3) as u32;
+        let frame_payload = 4096 * (1 + rng.below(4));
+        let probe_after = Duration::from_secs(3600);
+        let config = Config { frame_payload, probe_after, ..Config::DEFAULT };
+        let mut here = World::new(world as usize, config, seed);
+        here.weather.grain = here.weather.grain.max(300);
+        here.weather.capacity = here.weather.capacity.max(9000);
+        let len = 30_000;
+        let cases: Vec<Case> = (0..10)
+            .map(|turn| {
+                let (shapes, algorithm) =
+                    rng.pick(&every_shape(&mut rng.clone(), world, len / 4)).clone();
+                let (dtype, op) = draw(&mut rng, turn);
+                Case::new(&mut rng, &shapes, algorithm, world, dtype, op).on(turn as u32 % 3)
+            })
+            .collect();
+        let members = here.all();
+        let places = plan_all(&mut here, 1, &members, &cases, Memory::Private);
+        here.run();
+        check(&mut here, &cases, &places);
+        assert!(here.direct > 0, "nothing was read in place, seed {seed}");
+    }
+}
+
 /// Groups of one mesh share connections and windows, and each rank uses them in its own order.
 #[test]
 fn groups_share_a_mesh_without_starving_each_other() {

@@ -7,6 +7,7 @@ mod case;
 mod collectives;
 mod failure;
 mod fold;
+mod forged;
 mod point;
 mod rng;
 mod rogue;

@@ -130,6 +130,8 @@ pub struct World {
     /// Connections that are cut, by source and destination: nothing more is delivered.
     pub cut: Vec<Vec<bool>>,
     pub events: u64,
+    /// Bytes that links read straight to where they belong.
+    pub direct: usize,
     pub loans: usize,
     held: Vec<bool>,
     held_orders: Vec<(usize, u64)>,
@@ -189,6 +191,7 @@ impl World {
             dead: vec![false; world],
             cut: vec![vec![false; world]; world],
             events: 0,
+            direct: 0,
             loans: 0,
             held: vec![false; world],
             held_orders: Vec::new(),
@@ -419,6 +422,7 @@ impl World {
                     *place = byte;
                 }
                 engine.filled(peer, direct);
+                self.direct += direct;
                 bytes -= direct;
                 if !whole {
                     bytes = 0;
