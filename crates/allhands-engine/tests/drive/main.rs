@@ -9,6 +9,7 @@ mod failure;
 mod fold;
 mod forged;
 mod point;
+mod refusals;
 mod rng;
 mod rogue;
 mod world;
