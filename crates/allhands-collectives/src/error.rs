@@ -348,8 +348,14 @@ impl Who {
         self.failed(&failure, limit)
     }
 
-    /// The error of a call that needs a rank which has left in order; the group goes on without it.
-    pub(crate) fn left(&self, operation: Operation, rank: Rank, limit: Duration) -> Error {
+    /// The error of a call that needs a rank which is gone; what does not need it goes on.
+    pub(crate) fn gone(
+        &self,
+        operation: Operation,
+        rank: Rank,
+        limit: Duration,
+        reason: &str,
+    ) -> Error {
         let call = CallFacts::of(&Descriptor { op: operation.code(), ..Descriptor::default() });
         Error::PeerFailed {
             context: Box::new(Context {
@@ -363,7 +369,7 @@ impl Who {
                 limit,
             }),
             ranks: vec![rank],
-            reason: "it had left the group before this call".to_owned(),
+            reason: reason.to_owned(),
         }
     }
 

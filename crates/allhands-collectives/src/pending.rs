@@ -123,7 +123,12 @@ pub(crate) fn judge(
         Outcome::Refused(refused) => {
             let error = match refused.reason {
                 Refusal::Failed(report) => who.refused(operation, &report, limit),
-                Refusal::Left { rank } => who.left(operation, rank, limit),
+                Refusal::Left { rank } => {
+                    who.gone(operation, rank, limit, "it had left the group before this call")
+                }
+                Refusal::Lost { rank } => {
+                    who.gone(operation, rank, limit, "its connection was lost before this call")
+                }
                 reason => who.invalid(operation, Invalid::Refused(reason)),
             };
             (Err(error), refused.input, refused.data)
