@@ -192,6 +192,27 @@ fn every_disagreement_is_told_on_every_rank_with_both_sides() {
     }
 }
 
+/// Two ranks wait for each other's bytes; the credit that each gives tells the other.
+#[test]
+fn credit_says_what_it_is_for() {
+    let root = |rank| [Shape::Broadcast { len: 100_000, root: Rank(rank) }];
+    let probe_after = Duration::from_secs(3600);
+    let mut here = World::new(2, Config { probe_after, ..Config::DEFAULT }, 1);
+    brisk(&mut here);
+    let keys = here.group(1, &[0, 1]);
+    let mut rng = Rng::new(1);
+    for rank in 0..2 {
+        let shape = root(1 - rank as u32);
+        let case = Case::new(&mut rng, &shape, Algorithm::Direct, 2, DType::U8, ReduceOp::Sum);
+        let submission = case.submission(&mut rng, rank, here.now());
+        here.plan(rank, 0, Call::Collective(keys[rank], Box::new(submission)));
+    }
+    here.run_to_failure(Duration::from_secs(2));
+    let report = one_cause(&mut here, "credit");
+    assert_eq!(report.cause, Cause::Mismatch, "{report}");
+    assert!(here.elapsed < Duration::from_millis(100), "took {:?}", here.elapsed);
+}
+
 /// All memory is back, whatever happened, and the inputs are as they were.
 fn give_back(here: &mut World, cases: &[Vec<Case>], name: &str) {
     for (rank, cases) in cases.iter().enumerate() {

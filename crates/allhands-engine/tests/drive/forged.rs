@@ -300,3 +300,18 @@ fn a_stranger_a_control_frame_and_a_huge_payload_end_the_stream() {
         forger.caught(words);
     }
 }
+
+/// What is about to fail does not end well, even if its last bytes still come.
+#[test]
+fn nothing_ends_well_in_a_group_that_is_about_to_fail() {
+    let mut forger = Forger::new(1);
+    forger.submit();
+    forger.engine.abort(forger.group, Cause::UserAbort, "enough");
+    forger.feed(Header { payload_len: LEN as u32, ..forger.header() });
+    assert!(forger.engine.poll_finished().is_none());
+    for ms in [1, 22] {
+        forger.engine.handle_time(forger.now + Duration::from_millis(ms));
+    }
+    let finished = forger.engine.poll_finished().unwrap();
+    assert_eq!(finished.result.unwrap_err().report.cause, Cause::UserAbort);
+}
