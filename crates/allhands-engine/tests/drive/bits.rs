@@ -60,11 +60,11 @@ fn results(seed: u64, cases: &[Case]) -> Vec<Vec<Vec<u8>>> {
         .collect()
 }
 
-const WAYS: [(u32, u64); 3] = [(2, 250), (4, 500), (8, 250)];
+const WAYS: [(u32, u64); 3] = [(2, 300), (4, 600), (8, 100)];
 
 #[test]
 fn canonical_plans_agree_to_the_bit_in_a_thousand_orders_of_arrival() {
-    let len = 37;
+    let len = 19;
     for (world, ways) in WAYS {
         let mut rng = Rng::new(u64::from(world));
         let mut cases = Vec::new();
@@ -122,7 +122,7 @@ fn every_plan_gives_one_result_everywhere_and_every_time() {
             }
         }
         let mut first: Option<Vec<Vec<Vec<u8>>>> = None;
-        for seed in seeds(0, 25) {
+        for seed in seeds(0, 12) {
             let now = results(seed, &cases);
             for (case, ranks) in cases.iter().zip(&now) {
                 let same = ranks.iter().all(|data| *data == ranks[0]);

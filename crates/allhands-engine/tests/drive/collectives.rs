@@ -165,7 +165,7 @@ fn every_collective_by_every_algorithm_in_larger_worlds() {
         for world in 2..=9 {
             // The first round leaves to the test above what it has done.
             if world > 5 || round > 0 {
-                batch(world, u64::from(world) + 100 * round, Memory::Private, 15);
+                batch(world, u64::from(world) + 100 * round, Memory::Private, 8);
             }
         }
     }
@@ -173,13 +173,13 @@ fn every_collective_by_every_algorithm_in_larger_worlds() {
 
 #[test]
 fn every_collective_by_every_algorithm_among_sixteen() {
-    batch(16, 16, Memory::Private, 5);
+    batch(16, 16, Memory::Private, 3);
 }
 
 #[test]
 fn loans_stand_for_bytes_everywhere() {
     for round in seeds(0, 1) {
-        for (world, keep) in [(2, 100), (3, 50), (4, 50), (7, 10), (8, 10)] {
+        for (world, keep) in [(2, 60), (3, 30), (4, 30), (7, 5), (8, 5)] {
             batch(world, 50 + u64::from(world) + 100 * round, Memory::Shared, keep);
         }
     }

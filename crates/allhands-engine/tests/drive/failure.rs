@@ -201,11 +201,11 @@ fn credit_says_what_it_is_for() {
     brisk(&mut here);
     let keys = here.group(1, &[0, 1]);
     let mut rng = Rng::new(1);
-    for rank in 0..2 {
+    for (rank, &key) in keys.iter().enumerate() {
         let shape = root(1 - rank as u32);
         let case = Case::new(&mut rng, &shape, Algorithm::Direct, 2, DType::U8, ReduceOp::Sum);
         let submission = case.submission(&mut rng, rank, here.now());
-        here.plan(rank, 0, Call::Collective(keys[rank], Box::new(submission)));
+        here.plan(rank, 0, Call::Collective(key, Box::new(submission)));
     }
     here.run_to_failure(Duration::from_secs(2));
     let report = one_cause(&mut here, "credit");
