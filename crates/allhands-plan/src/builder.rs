@@ -42,6 +42,20 @@ fn next_slot(counters: &mut SmallVec<[(Rank, u32); 8]>, peer: Rank) -> u32 {
     0
 }
 
+/// Appends messages to the table of parts, numbered within their pair.
+fn number(
+    parts: &mut Vec<Part>,
+    counters: &mut SmallVec<[(Rank, u32); 8]>,
+    messages: impl IntoIterator<Item = (Rank, Span)>,
+) -> Slice {
+    let start = parts.len();
+    for (peer, span) in messages {
+        let slot = next_slot(counters, peer);
+        parts.push(Part { peer, slot, span });
+    }
+    Slice { start: start as u32, len: (parts.len() - start) as u32 }
+}
+
 impl Builder {
     /// Begins a plan with `lanes` empty lanes and no scratch. Where nothing is combined, or two operands
     /// at most, the order is canonical whatever the algorithm; else it is not until [`Builder::order`].
@@ -121,12 +135,7 @@ impl Builder {
         waits: &[(u32, u32)],
         messages: impl IntoIterator<Item = (Rank, Span)>,
     ) {
-        let start = self.plan.parts.len();
-        for (peer, span) in messages {
-            let slot = next_slot(&mut self.sent, peer);
-            self.plan.parts.push(Part { peer, slot, span });
-        }
-        let parts = self.slice(start);
+        let parts = number(&mut self.plan.parts, &mut self.sent, messages);
         self.push(lane, label, waits, Op::Send { parts });
     }
 
@@ -137,12 +146,7 @@ impl Builder {
         waits: &[(u32, u32)],
         messages: impl IntoIterator<Item = (Rank, Span)>,
     ) {
-        let start = self.plan.parts.len();
-        for (peer, span) in messages {
-            let slot = next_slot(&mut self.received, peer);
-            self.plan.parts.push(Part { peer, slot, span });
-        }
-        let parts = self.slice(start);
+        let parts = number(&mut self.plan.parts, &mut self.received, messages);
         self.push(lane, label, waits, Op::Recv { parts });
     }
 
