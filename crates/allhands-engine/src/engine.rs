@@ -9,9 +9,10 @@ use allhands_wire::{Descriptor, Fingerprint, Loan, Peer};
 use smallvec::SmallVec;
 
 use crate::buffers::{Buffers, Space, Storage};
-use crate::config::{CHANNELS_MAX, Config, HISTORY, IN_FLIGHT_MAX};
+use crate::config::{CHANNELS_MAX, Config, IN_FLIGHT_MAX};
 use crate::error::{Failure, Refusal, Refused};
 use crate::failure::{ControlOut, Health, PendingMismatch};
+use crate::flat::FlatState;
 use crate::footprint::Footprint;
 use crate::inbound::{Early, Inbound};
 use crate::op::{Body, LaneState, Marks, OpKey, OpState, PartAt, PointSubmission, Submission};
@@ -69,7 +70,10 @@ pub(crate) struct Confirm {
 
 #[derive(Debug)]
 pub(crate) struct Past {
-    pub(crate) seq: u64,
+    /// Number of the first of a run of equal operations.
+    pub(crate) first: u64,
+    /// Number of the last of them.
+    pub(crate) last: u64,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) descriptor: Descriptor,
 }
@@ -107,7 +111,7 @@ impl Channel {
     }
 
     pub(crate) fn past(&self, seq: u64) -> Option<&Past> {
-        self.history.iter().rev().find(|past| past.seq == seq)
+        self.history.iter().rev().find(|past| past.first <= seq && seq <= past.last)
     }
 }
 
@@ -126,6 +130,8 @@ pub(crate) struct Group {
     pub(crate) mismatches: Vec<PendingMismatch>,
     /// Members that have reported a failure: they read past this group's frames and charge nothing.
     pub(crate) deaf: Vec<bool>,
+    /// The memory that all members share, if they do.
+    pub(crate) flat: Option<Box<FlatState>>,
 }
 
 impl Group {
@@ -295,6 +301,7 @@ impl Engine {
             health: Health::Good,
             mismatches: Vec::new(),
             deaf,
+            flat: None,
         }));
         Ok(GroupKey(self.groups.len() as u32 - 1))
     }
@@ -382,7 +389,7 @@ impl Engine {
         self.group_ref(group.0).channel_ref(channel).map_or(0, |c| c.next)
     }
 
-    fn new_key(&mut self) -> OpKey {
+    pub(crate) fn new_key(&mut self) -> OpKey {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -406,14 +413,20 @@ impl Engine {
         let world = me.members.len() as u32;
         let plan = call.plan.plan();
         let scratch_len = plan.scratch_len() as usize * call.element_size;
-        let lanes = plan.lanes().iter().map(|_| LaneState::default()).collect();
+        let flat = self.is_flat(group.0, call.channel, &call.plan);
+        let (lanes, scratch_len) = if flat { (1, 0) } else { (plan.lanes().len(), scratch_len) };
+        let lanes = (0..lanes).map(|_| LaneState::default()).collect();
         let scratch = self.take_scratch(scratch_len);
         let mut op = Box::new(OpState {
             key,
             group: group.0,
             channel: call.channel,
             seq: 0,
-            body: Body::Collective(call.plan),
+            body: if flat {
+                Body::Flat { plan: call.plan, waiting: None }
+            } else {
+                Body::Collective(call.plan)
+            },
             kernel: call.kernel,
             element_size: call.element_size,
             world,
@@ -460,6 +473,11 @@ impl Engine {
         self.note_deadline(Some(op.probe_at(self.config.probe_after)));
         if let Some(early) = early {
             self.adopt_early(&mut op, early);
+        }
+        if flat {
+            self.put_op(op);
+            self.queue_flat(group.0, key);
+            return Ok(key);
         }
         self.advance(&mut op);
         self.grant_heavy(&op);
@@ -580,10 +598,7 @@ impl Engine {
                 channel.window.pop_front();
                 channel.first += 1;
             }
-            if channel.history.len() == HISTORY {
-                channel.history.pop_front();
-            }
-            channel.history.push_back(Past { seq, fingerprint, descriptor });
+            channel.remember(seq, fingerprint, &descriptor);
         }
         let Buffers { input, data, scratch } = buffers;
         for piece in scratch.into_pieces() {

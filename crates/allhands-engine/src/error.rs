@@ -232,6 +232,20 @@ pub enum Violation {
         /// The message.
         slot: u32,
     },
+    /// A frame of an operation whose bytes all travel through shared memory.
+    #[error("a frame belongs to operation {seq}, which runs in shared memory")]
+    NotByFrames {
+        /// The operation.
+        seq: u64,
+    },
+    /// A publication in shared memory that is not what its operation needs.
+    #[error("a publication of {len} bytes for operation {seq} is not what was expected")]
+    Publication {
+        /// The operation it names.
+        seq: u64,
+        /// The bytes it names.
+        len: u32,
+    },
     /// A control frame that does not decode.
     #[error("a control frame does not decode: {0}")]
     Control(String),

@@ -178,7 +178,7 @@ impl Engine {
         }
     }
 
-    fn report(&self, group: u32, cause: Cause, culprits: &[Peer], text: &str) -> Report {
+    pub(crate) fn report(&self, group: u32, cause: Cause, culprits: &[Peer], text: &str) -> Report {
         let (channel, seq, elapsed_ms) = self.oldest(group);
         Report {
             channel,

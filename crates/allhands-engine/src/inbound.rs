@@ -293,7 +293,10 @@ impl Engine {
     /// where it stopped.
     fn admit_submitted(&mut self, peer: Peer, key: OpKey, rank: Rank, header: &Header) -> bool {
         let Some(op) = self.op(key) else { return false };
-        let Body::Collective(prepared) = &op.body else { return false };
+        let Body::Collective(prepared) = &op.body else {
+            self.violation(peer, &Violation::NotByFrames { seq: header.seq });
+            return false;
+        };
         let group = op.group;
         let found = prepared.receive(rank, header.slot);
         let expected = found.map(|(_, elements)| elements * op.element_size as u64);

@@ -26,6 +26,7 @@ mod credit;
 mod engine;
 mod error;
 mod failure;
+pub mod flat;
 mod footprint;
 mod inbound;
 mod op;

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::buffers::{Buffers, ByteSpan, Space};
 use crate::engine::DONE;
+use crate::flat::FlatPlan;
 
 /// A plan with what the engine looks up while it runs, computed once and shared by every run.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Prepared {
     /// (source, elements) received from each source in the whole plan.
     totals: Vec<(Rank, u64)>,
     reduces: bool,
+    flat: Option<FlatPlan>,
 }
 
 impl Prepared {
@@ -41,7 +43,19 @@ impl Prepared {
             }
         }
         let reduces = plan.reduces();
-        Self { plan, receives, totals, reduces }
+        Self { plan, receives, totals, reduces, flat: None }
+    }
+
+    /// The same, to be run in shared memory where the group has a board.
+    #[must_use]
+    pub fn with_flat(self, flat: Option<FlatPlan>) -> Self {
+        Self { flat, ..self }
+    }
+
+    /// The plan's form for shared memory.
+    #[must_use]
+    pub fn flat(&self) -> Option<&FlatPlan> {
+        self.flat.as_ref()
     }
 
     /// The plan.
@@ -228,6 +242,11 @@ impl Content {
 #[derive(Debug)]
 pub(crate) enum Body {
     Collective(Arc<Prepared>),
+    /// A collective that runs on the group's board, and who it waits for.
+    Flat {
+        plan: Arc<Prepared>,
+        waiting: Option<Rank>,
+    },
     Send(Part),
     Recv(Part),
 }
@@ -273,7 +292,7 @@ impl OpState {
                 let plan = &prepared.plan;
                 plan.steps(&plan.lanes()[lane]).get(self.lanes[lane].at as usize)
             }
-            Body::Send(..) | Body::Recv(..) => None,
+            Body::Send(..) | Body::Recv(..) | Body::Flat { .. } => None,
         }
     }
 
@@ -281,6 +300,7 @@ impl OpState {
     pub(crate) fn parts(&self, lane: usize) -> &[Part] {
         match &self.body {
             Body::Send(part) | Body::Recv(part) => std::slice::from_ref(part),
+            Body::Flat { .. } => &[],
             Body::Collective(prepared) => match self.step(lane).map(|step| &step.op) {
                 Some(
                     Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. },
@@ -302,7 +322,7 @@ impl OpState {
     fn receives(&self, lane: usize) -> bool {
         match &self.body {
             Body::Recv(..) => true,
-            Body::Send(..) => false,
+            Body::Send(..) | Body::Flat { .. } => false,
             Body::Collective(_) => matches!(
                 self.step(lane).map(|step| &step.op),
                 Some(Code::Recv { .. } | Code::RecvReduce { .. })
@@ -376,6 +396,9 @@ impl OpState {
     /// Ranks whose bytes the active receives still miss.
     pub(crate) fn awaited(&self) -> SmallVec<[Rank; 8]> {
         let mut ranks: SmallVec<[Rank; 8]> = SmallVec::new();
+        if let Body::Flat { waiting, .. } = &self.body {
+            ranks.extend(*waiting);
+        }
         for (lane, state) in self.lanes.iter().enumerate() {
             if !state.active || !self.receives(lane) {
                 continue;

@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 pub mod device;
+#[allow(unsafe_code, reason = "reads what other processes write")]
+pub mod foreign;
 #[allow(unsafe_code, reason = "carries borrows across threads")]
 pub mod lend;
 #[cfg(feature = "ndarray")]

@@ -27,6 +27,7 @@ use std::mem::MaybeUninit;
 use body::GROUP_MAX;
 use level::{Functions, MapFn, Table};
 
+use crate::foreign::ForeignBytes;
 use crate::{DType, ReduceOp, UnsupportedReduction};
 
 pub use simd::{SIMD_VARIABLE, SimdLevel, UnknownSimdLevel};
@@ -121,12 +122,26 @@ impl Kernel {
     /// position, if a source is not as long as `dst`, or if that length is not a multiple of the
     /// element's size.
     pub fn reduce(&self, dst: &mut [u8], at: Option<usize>, sources: &[&[u8]]) {
+        self.reduce_any(dst, at, sources);
+    }
+
+    /// As [`reduce`](Self::reduce), with sources that other processes may write. What they write meanwhile comes
+    /// out mixed; bytes that stay as they are give the same bits as `reduce`.
+    ///
+    /// # Panics
+    /// As [`reduce`](Self::reduce).
+    pub fn reduce_foreign(&self, dst: &mut [u8], at: Option<usize>, sources: &[ForeignBytes<'_>]) {
+        self.reduce_any(dst, at, sources);
+    }
+
+    #[inline]
+    fn reduce_any<S: Source>(&self, dst: &mut [u8], at: Option<usize>, sources: &[S]) {
         self.check(dst, at, sources);
         let operands = sources.len() + usize::from(at.is_some());
         let lanes = dst.len() >> self.lane_shift;
         match (operands, at) {
             (1, Some(_)) => {}
-            (1, None) => dst.copy_from_slice(sources[0]),
+            (1, None) => sources[0].copy_to(dst),
             _ if operands <= self.table.group => {
                 let out = dst.as_mut_ptr();
                 let mut group = [std::ptr::null(); GROUP_MAX];
@@ -144,7 +159,7 @@ impl Kernel {
     /// counter, which is the canonical tree again because a group is a power of two.
     // Apart, because its scratch makes a large frame.
     #[inline(never)]
-    fn reduce_many(&self, dst: &mut [u8], at: Option<usize>, sources: &[&[u8]]) {
+    fn reduce_many<S: Source>(&self, dst: &mut [u8], at: Option<usize>, sources: &[S]) {
         let operands = sources.len() + usize::from(at.is_some());
         let lanes = dst.len() >> self.lane_shift;
         let width = self.table.group;
@@ -249,7 +264,7 @@ impl Kernel {
     }
 
     /// Panics unless the operands fit; everything unsafe rests on this.
-    fn check(&self, dst: &[u8], at: Option<usize>, sources: &[&[u8]]) {
+    fn check<S: Source>(&self, dst: &[u8], at: Option<usize>, sources: &[S]) {
         self.check_len(dst.len());
         assert!(at.is_some() || !sources.is_empty(), "a reduction needs an operand, got none");
         assert!(sources.len() < OPERANDS_MAX, "{} operands are too many", sources.len());
@@ -258,7 +273,7 @@ impl Kernel {
             assert!(at <= last, "position {at} is beyond the last of {} operands", last + 1);
         }
         for (index, source) in sources.iter().enumerate() {
-            let (len, wanted) = (source.len(), dst.len());
+            let (len, wanted) = (source.bytes(), dst.len());
             assert!(len == wanted, "source {index} has {len} bytes, the destination {wanted}");
         }
     }
@@ -275,21 +290,56 @@ impl fmt::Debug for Kernel {
 }
 
 /// The operands of a call, in order.
-struct Operands<'a> {
+struct Operands<'a, S> {
     dst: *const u8,
     at: Option<usize>,
-    sources: &'a [&'a [u8]],
+    sources: &'a [S],
 }
 
-impl Operands<'_> {
+/// Bytes that are only read.
+trait Source: Copy {
+    fn bytes(self) -> usize;
+    fn start(self) -> *const u8;
+    fn copy_to(self, dst: &mut [u8]);
+}
+
+impl Source for &[u8] {
+    fn bytes(self) -> usize {
+        self.len()
+    }
+
+    fn start(self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn copy_to(self, dst: &mut [u8]) {
+        dst.copy_from_slice(self);
+    }
+}
+
+impl Source for ForeignBytes<'_> {
+    fn bytes(self) -> usize {
+        self.len()
+    }
+
+    fn start(self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn copy_to(self, dst: &mut [u8]) {
+        ForeignBytes::copy_to(self, dst);
+    }
+}
+
+impl<S: Source> Operands<'_, S> {
     /// Where the operands from `begin` on start, `skip` bytes in.
     #[inline]
     fn starts(&self, begin: usize, skip: usize, starts: &mut [*const u8]) {
         for (index, entry) in (begin..).zip(starts) {
             let start = match self.at {
                 Some(at) if index == at => self.dst,
-                Some(at) if index > at => self.sources[index - 1].as_ptr(),
-                _ => self.sources[index].as_ptr(),
+                Some(at) if index > at => self.sources[index - 1].start(),
+                _ => self.sources[index].start(),
             };
             *entry = start.wrapping_add(skip);
         }
