@@ -74,8 +74,18 @@ pub trait Links: Send {
     /// peers served. May return 0 before the timeout.
     fn poll(&mut self, timeout: Option<Duration>, port: &mut dyn Port) -> usize;
 
+    /// Says that this rank is about to sleep: from now on until the next [`Links::poll`] returns, peers that write to
+    /// shared memory wake it. Whoever looks at such memory arms first, looks once more, then polls.
+    fn arm(&mut self) {}
+
     /// Ends a sleeping [`Links::poll`] from another thread. A wake that comes before the sleep is kept.
     fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Where peers knock that wait for this rank to read, although nobody drives it. `None` where the operating system
+    /// reads meanwhile.
+    fn knock(&self) -> Option<Arc<dyn Knock>> {
+        None
+    }
 
     /// What this link can do beyond bytes.
     fn capabilities(&self) -> Capabilities;
@@ -133,6 +143,12 @@ pub trait Control: Send {
 pub trait Wake: Send + Sync {
     /// Ends the current sleep, or the next one if nobody sleeps.
     fn wake(&self);
+}
+
+/// Tells that a peer waits for room, see [`Links::knock`].
+pub trait Knock: Send + Sync {
+    /// Whether a peer has knocked since the last call.
+    fn take(&self) -> bool;
 }
 
 /// What happened on a control connection.

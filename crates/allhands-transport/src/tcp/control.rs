@@ -108,6 +108,16 @@ impl TcpControl {
         })
     }
 
+    /// Lets `descriptor` end a sleeping [`Control::poll`] as the waker does, each time that it becomes readable anew.
+    /// It must stay open as long as the connections.
+    ///
+    /// # Errors
+    /// The operating system refuses the descriptor.
+    #[cfg(unix)]
+    pub fn watch(&self, descriptor: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+        super::watch(&self.poll, descriptor)
+    }
+
     /// One visit: reads, hands over frames, and tells of the end. Returns the number of events.
     fn visit(line: &mut Line, peer: Peer, buffer: &mut [u8], handler: Handler<'_>) -> usize {
         let mut events = 0;

@@ -203,6 +203,16 @@ impl TcpLinks {
         Ok(Self { poll, events: Events::with_capacity(EVENTS), core, waker })
     }
 
+    /// Lets `descriptor` end a sleeping [`Links::poll`] as the waker does, each time that it becomes readable anew. It
+    /// must stay open as long as the links.
+    ///
+    /// # Errors
+    /// The operating system refuses the descriptor.
+    #[cfg(unix)]
+    pub fn watch(&self, descriptor: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+        super::watch(&self.poll, descriptor)
+    }
+
     /// Writes everything `port` still has outgoing and keeps receiving meanwhile, until nothing is left
     /// or `deadline` passes. The links stay usable.
     ///

@@ -25,3 +25,10 @@ pub use self::endpoint::{ADDRESSES_MAX, ENDPOINT_LEN_MAX, Endpoint};
 pub use self::links::TcpLinks;
 pub use self::listener::{ListenReport, Listener};
 pub use self::mesh::{Mesh, MeshReport, Progress};
+
+/// Lets `descriptor` end a sleep of `poll` as a waker does.
+#[cfg(unix)]
+fn watch(poll: &mio::Poll, descriptor: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
+    poll.registry().register(&mut mio::unix::SourceFd(&raw), links::WAKE, mio::Interest::READABLE)
+}
