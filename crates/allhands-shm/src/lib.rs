@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+#![cfg(target_os = "linux")]
+
+pub mod board;
+pub mod layout;
+pub mod links;
+pub mod meet;
+pub mod ring;
+pub mod segment;
+pub mod wake;

@@ -1,0 +1,534 @@
+//! How the ranks of one host find each other and swap descriptors.
+//!
+//! Whether two ranks share a host is not asked of names or addresses: two processes can share memory if one can
+//! reach the other's Unix socket. Each rank opens a [`Door`], an abstract socket with a random name, and tells its name
+//! to all ranks through whatever they meet in. Abstract names belong to a network namespace, so ranks in different ones
+//! do not find each other, and go by the network between them.
+//!
+//! 1. Each rank connects to the doors of all lower ranks ([`Door::reach`]); a door is open before its name is known, so
+//!    one that does not answer is elsewhere.
+//! 2. All tell each other whom they reached; so each knows who will come to its own door.
+//! 3. Each pair proves the job's key to each other, by the handshake of the mesh, swaps the descriptors of its memory and of
+//!    the event that wakes it, maps what it got, and says whether that worked ([`Door::meet`]). Both sides use
+//!    a pair's memory, or neither.
+//!
+//! Lower ranks are met first, in order, then those at the door are let in: so nobody waits in a circle.
+//!
+//! A stranger at the door, of another user or without the key, is turned away; a few of them delay the start, many
+//! end in the network being used.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allhands_wire::{
+    HandshakeState, Identity, Initiator, JobHash, JobKey, Nonce, Peer, Purpose, Reject, Responder,
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use crate::layout::Layout;
+use crate::segment::{OwnSegment, PeerSegment};
+use crate::wake::{Barrier, PeerBell};
+
+/// Bytes of a door's name.
+pub const NAME_LEN: usize = 16;
+
+/// A door's name, to be told to the other ranks.
+pub type Name = [u8; NAME_LEN];
+
+/// Strangers that are turned away before the door is given up.
+const STRANGERS_MAX: u32 = 64;
+
+/// The longest that one visitor, or one lower rank, may take.
+const VISIT_MAX: Duration = Duration::from_secs(5);
+
+/// Descriptors of a rank: segment, bell, knocker, arena.
+const DESCRIPTORS: usize = 4;
+
+/// What goes with the descriptors: format, barrier, arena length.
+const CARD_LEN: usize = 16;
+const CARD_FORMAT: u8 = 1;
+
+/// Why memory is not shared with a rank.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeetError {
+    /// The operating system refuses.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// It did not come, or did not answer, in time.
+    #[error("{peer} did not answer within {waited:.1?}")]
+    Late {
+        /// Who.
+        peer: Peer,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// It is not who it should be.
+    #[error("{peer} did not prove that it belongs to the job")]
+    Unproven {
+        /// Who.
+        peer: Peer,
+    },
+    /// What it sent is not what the protocol says.
+    #[error("{peer} sent a card that makes no sense")]
+    Garbled {
+        /// Who.
+        peer: Peer,
+    },
+    /// One of the two could not map the other's memory.
+    #[error("{peer} and this rank cannot map each other's memory")]
+    Unmapped {
+        /// Who.
+        peer: Peer,
+    },
+    /// Too many strangers came to the door.
+    #[error("{strangers} strangers came to the door, the last of them instead of {peer}")]
+    Crowded {
+        /// How many.
+        strangers: u32,
+        /// Who was expected.
+        peer: Peer,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> MeetError {
+    move |source| MeetError::System { what, source }
+}
+
+/// What this rank brings: its segment, how it is woken, and its arena if it has one.
+#[derive(Debug)]
+pub struct Offer {
+    /// Its segment.
+    pub segment: Arc<OwnSegment>,
+    /// The event it sleeps on.
+    pub bell: OwnedFd,
+    /// The event by which it is asked to read.
+    pub knocker: OwnedFd,
+    /// Whether it fences for those who write to it.
+    pub barrier: Barrier,
+    /// Memory that it lends from.
+    pub arena: Option<Arc<OwnSegment>>,
+}
+
+/// A rank of this host, as it was met.
+#[derive(Debug)]
+pub struct HostPeer {
+    /// Its segment.
+    pub segment: Arc<PeerSegment>,
+    /// How it is woken.
+    pub bell: PeerBell,
+    /// Memory that it lends from.
+    pub arena: Option<Arc<PeerSegment>>,
+    /// Its process.
+    pub process: Option<OwnedFd>,
+}
+
+/// Who a rank is, for the handshake.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The job's name.
+    pub job_id: String,
+    /// The job's key.
+    pub key: JobKey,
+    /// The generation of the mesh.
+    pub epoch: u32,
+    /// This rank.
+    pub me: Peer,
+    /// Ranks of the mesh.
+    pub world: u32,
+}
+
+impl Member {
+    fn identity(&self) -> Identity {
+        Identity {
+            // A job of its own: nobody takes a mesh's connection for one of these.
+            job: JobHash::of(&format!("{}/memory", self.job_id)),
+            epoch: self.epoch,
+            me: self.me,
+            world: self.world,
+            lanes: 1,
+            pid: std::process::id(),
+            host: Default::default(),
+        }
+    }
+}
+
+/// A rank's socket, to which others of its host come.
+#[derive(Debug)]
+pub struct Door {
+    listener: UnixListener,
+    name: Name,
+}
+
+impl Door {
+    /// Opens a door with a random name.
+    ///
+    /// # Errors
+    /// The system has no randomness or no sockets.
+    pub fn open() -> Result<Self, MeetError> {
+        let mut name = [0; NAME_LEN];
+        getrandom::fill(&mut name).map_err(io::Error::from).map_err(system("draw a name"))?;
+        let listener = address(&name)
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(system("open a Unix socket"))?;
+        Ok(Self { listener, name })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// Connects to the doors of the ranks below `me`; `None` where there is none to be reached.
+    #[must_use]
+    pub fn reach(&self, names: &[Option<Name>], me: Peer) -> Vec<Option<UnixStream>> {
+        let connect = |name: &Option<Name>| {
+            let address = address(name.as_ref()?).ok()?;
+            UnixStream::connect_addr(&address).ok()
+        };
+        names.iter().take(me.index()).map(connect).collect()
+    }
+
+    /// Meets the ranks that were reached, and then those above that reached this one. One result a rank: `None` for
+    /// this rank itself and for those elsewhere.
+    pub fn meet(
+        &self,
+        member: &Member,
+        layout: Layout,
+        offer: &Offer,
+        reached: Vec<Option<UnixStream>>,
+        reached_by: &[bool],
+        deadline: Instant,
+    ) -> Vec<Option<Result<HostPeer, MeetError>>> {
+        let mut met: Vec<Option<Result<HostPeer, MeetError>>> = Vec::new();
+        met.resize_with(member.world as usize, || None);
+        for (rank, stream) in reached.into_iter().enumerate() {
+            if let Some(stream) = stream {
+                let peer = Peer(rank as u32);
+                let visit = Visit { member, layout, offer, peer, deadline: within(deadline) };
+                met[rank] = Some(visit.call(&stream));
+            }
+        }
+        let mut expected: Vec<Peer> = (member.me.0 + 1..member.world)
+            .map(Peer)
+            .filter(|peer| reached_by.get(peer.index()).copied().unwrap_or(false))
+            .collect();
+        let mut strangers = 0;
+        while let Some(&next) = expected.first() {
+            let give_up = match self.admit(member, layout, offer, &expected, deadline) {
+                Ok((peer, result)) => {
+                    expected.retain(|&other| other != peer);
+                    met[peer.index()] = Some(result);
+                    continue;
+                }
+                Err(Admission::Stranger) if strangers < STRANGERS_MAX => {
+                    strangers += 1;
+                    continue;
+                }
+                Err(Admission::Stranger) => MeetError::Crowded { strangers, peer: next },
+                Err(Admission::Failed(error)) => error,
+            };
+            met[next.index()] = Some(Err(give_up));
+            for peer in expected.drain(1..) {
+                let waited = VISIT_MAX;
+                met[peer.index()] = Some(Err(MeetError::Late { peer, waited }));
+            }
+            break;
+        }
+        met
+    }
+
+    /// Lets the next visitor in.
+    fn admit(
+        &self,
+        member: &Member,
+        layout: Layout,
+        offer: &Offer,
+        expected: &[Peer],
+        deadline: Instant,
+    ) -> Result<(Peer, Result<HostPeer, MeetError>), Admission> {
+        let begun = Instant::now();
+        let deadline = within(deadline);
+        let stream = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !ready(self.listener.as_fd(), deadline) {
+                        let (peer, waited) = (expected[0], begun.elapsed());
+                        return Err(Admission::Failed(MeetError::Late { peer, waited }));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Admission::Failed(system("accept")(error))),
+            }
+        };
+        if !same_user(&stream) || patient(&stream, deadline).is_err() {
+            return Err(Admission::Stranger);
+        }
+        let mut nonce = Nonce([0; 16]);
+        getrandom::fill(&mut nonce.0).map_err(|_| Admission::Stranger)?;
+        let mut responder = Responder::new(&member.key, &member.identity(), nonce);
+        let hello = loop {
+            match responder.state() {
+                HandshakeState::Granted(hello) if responder.poll_output().is_empty() => {
+                    break hello;
+                }
+                HandshakeState::Failed(_) if responder.poll_output().is_empty() => {
+                    return Err(Admission::Stranger);
+                }
+                HandshakeState::Deciding(hello) => {
+                    let wanted = expected.contains(&hello.src);
+                    match responder.decide() {
+                        Some(decision) if wanted && hello.purpose == Purpose::Control => {
+                            decision.grant();
+                        }
+                        Some(decision) => {
+                            let (src, dst) = (hello.src.0, hello.dst.0);
+                            decision.refuse(Reject::NotMember { src, dst });
+                        }
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+            let output = responder.poll_output().to_vec();
+            let talked = talk(&stream, &output, |step| match step {
+                Talk::Sent(bytes) => responder.handle_sent(bytes),
+                Talk::Came(bytes) => {
+                    responder.handle_bytes(bytes);
+                }
+            });
+            if talked.is_err() {
+                return Err(Admission::Stranger);
+            }
+        };
+        let visit = Visit { member, layout, offer, peer: hello.src, deadline };
+        Ok((hello.src, visit.swap(&stream)))
+    }
+}
+
+enum Admission {
+    Stranger,
+    Failed(MeetError),
+}
+
+/// One step of a handshake.
+enum Talk<'a> {
+    Sent(usize),
+    Came(&'a [u8]),
+}
+
+/// Writes what is to be written; where there is nothing, reads one byte after the other: what follows the handshake
+/// is not the handshake's.
+fn talk(mut stream: &UnixStream, output: &[u8], mut step: impl FnMut(Talk<'_>)) -> io::Result<()> {
+    if !output.is_empty() {
+        let bytes = stream.write(output)?;
+        step(Talk::Sent(bytes));
+        return Ok(());
+    }
+    let mut byte = [0];
+    match stream.read(&mut byte)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => {
+            step(Talk::Came(&byte));
+            Ok(())
+        }
+    }
+}
+
+fn within(deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + VISIT_MAX)
+}
+
+fn address(name: &Name) -> io::Result<SocketAddr> {
+    let mut text = String::from("allhands-");
+    for byte in name {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    SocketAddr::from_abstract_name(text.as_bytes())
+}
+
+/// Waits until a descriptor is readable.
+fn ready(descriptor: BorrowedFd<'_>, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+    let mut polled = [PollFd::new(&descriptor, PollFlags::IN)];
+    matches!(rustix::event::poll(&mut polled, Some(&left)), Ok(1..)) || Instant::now() < deadline
+}
+
+/// Whether the process on the other side belongs to this one's user.
+fn same_user(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|credentials| credentials.uid == rustix::process::geteuid())
+}
+
+/// Bounds every read and write of a visit.
+fn patient(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))
+}
+
+/// Two ranks on one connection.
+struct Visit<'a> {
+    member: &'a Member,
+    layout: Layout,
+    offer: &'a Offer,
+    peer: Peer,
+    deadline: Instant,
+}
+
+impl Visit<'_> {
+    /// At the door of a lower rank.
+    fn call(&self, stream: &UnixStream) -> Result<HostPeer, MeetError> {
+        let peer = self.peer;
+        if !same_user(stream) {
+            return Err(MeetError::Unproven { peer });
+        }
+        patient(stream, self.deadline).map_err(system("bound a visit"))?;
+        let mut nonce = Nonce([0; 16]);
+        getrandom::fill(&mut nonce.0).map_err(io::Error::from).map_err(system("draw a nonce"))?;
+        let who = self.member.identity();
+        let mut initiator = Initiator::new(&self.member.key, &who, peer, Purpose::Control, nonce);
+        let begun = Instant::now();
+        loop {
+            match initiator.state() {
+                HandshakeState::Granted(_) => return self.swap(stream),
+                HandshakeState::Failed(_) => return Err(MeetError::Unproven { peer }),
+                HandshakeState::Working | HandshakeState::Deciding(_) => {}
+            }
+            let output = initiator.poll_output().to_vec();
+            talk(stream, &output, |step| match step {
+                Talk::Sent(bytes) => initiator.handle_sent(bytes),
+                Talk::Came(bytes) => {
+                    initiator.handle_bytes(bytes);
+                }
+            })
+            .map_err(|_| MeetError::Late { peer, waited: begun.elapsed() })?;
+        }
+    }
+
+    /// Swaps descriptors with a rank that has proved who it is, and agrees with it whether to use them.
+    fn swap(&self, stream: &UnixStream) -> Result<HostPeer, MeetError> {
+        let peer = self.peer;
+        let begun = Instant::now();
+        let late = || MeetError::Late { peer, waited: begun.elapsed() };
+        self.send_card(stream).map_err(|_| late())?;
+        let card = self.receive_card(stream);
+        let mapped = card.and_then(|card| self.map(stream, card));
+        // Both must have succeeded, or neither uses it.
+        let mut stream = stream;
+        stream.write_all(&[u8::from(mapped.is_ok())]).map_err(|_| late())?;
+        let mut theirs = [0];
+        stream.read_exact(&mut theirs).map_err(|_| late())?;
+        match mapped {
+            Ok(_) if theirs != [1] => Err(MeetError::Unmapped { peer }),
+            mapped => mapped,
+        }
+    }
+
+    fn send_card(&self, stream: &UnixStream) -> io::Result<()> {
+        let arena = self.offer.arena.as_deref();
+        let mut card = [0; CARD_LEN];
+        card[0] = CARD_FORMAT;
+        card[1] = u8::from(self.offer.barrier == Barrier::Remote);
+        let arena_len = arena.map_or(0, OwnSegment::len) as u64;
+        card[8..].copy_from_slice(&arena_len.to_le_bytes());
+        let Offer { segment, bell, knocker, .. } = self.offer;
+        let mut descriptors = vec![segment.fd(), bell.as_fd(), knocker.as_fd()];
+        descriptors.extend(arena.map(OwnSegment::fd));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        if !rights.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let sent =
+            rustix::net::sendmsg(stream, &[IoSlice::new(&card)], &mut rights, SendFlags::NOSIGNAL)?;
+        // So few bytes go as a whole.
+        if sent == CARD_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn receive_card(&self, stream: &UnixStream) -> Result<Card, MeetError> {
+        let garbled = || MeetError::Garbled { peer: self.peer };
+        let mut card = [0; CARD_LEN];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let came = rustix::net::recvmsg(
+            stream,
+            &mut [IoSliceMut::new(&mut card)],
+            &mut rights,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+        .map_err(|error| system("receive descriptors")(error.into()))?;
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        for message in rights.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if came.bytes != CARD_LEN || card[0] != CARD_FORMAT {
+            return Err(garbled());
+        }
+        let mut length = [0; 8];
+        length.copy_from_slice(&card[8..]);
+        let arena_len = usize::try_from(u64::from_le_bytes(length)).map_err(|_| garbled())?;
+        let expected = DESCRIPTORS - usize::from(arena_len == 0);
+        if descriptors.len() != expected {
+            return Err(garbled());
+        }
+        let barrier = if card[1] == 1 { Barrier::Remote } else { Barrier::Local };
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next();
+        match (next(), next(), next(), next()) {
+            (Some(segment), Some(bell), Some(knocker), arena) => {
+                let arena = arena.map(|fd| (fd, arena_len));
+                Ok(Card { segment, bell, knocker, arena, barrier })
+            }
+            _ => Err(garbled()),
+        }
+    }
+
+    fn map(&self, stream: &UnixStream, card: Card) -> Result<HostPeer, MeetError> {
+        let unmapped = |_| MeetError::Unmapped { peer: self.peer };
+        let segment = PeerSegment::map(card.segment.as_fd(), self.layout.segment_len());
+        let segment = Arc::new(segment.map_err(unmapped)?);
+        let arena = match card.arena {
+            Some((fd, len)) => Some(Arc::new(PeerSegment::map(fd.as_fd(), len).map_err(unmapped)?)),
+            None => None,
+        };
+        // The process that made the connection is alive, so its number is not another's yet.
+        let process = rustix::net::sockopt::socket_peercred(stream)
+            .and_then(|credentials| pidfd_open(credentials.pid, PidfdFlags::NONBLOCK))
+            .ok();
+        let Card { bell, knocker, barrier, .. } = card;
+        let bell = PeerBell { segment: segment.clone(), bell, knocker, barrier };
+        Ok(HostPeer { segment, bell, arena, process })
+    }
+}
+
+/// What a rank sends of itself.
+struct Card {
+    segment: OwnedFd,
+    bell: OwnedFd,
+    knocker: OwnedFd,
+    arena: Option<(OwnedFd, usize)>,
+    barrier: Barrier,
+}

@@ -1,0 +1,226 @@
+//! Memory of one rank that others map read-only.
+//!
+//! A segment is an anonymous file (`memfd`): it has no name in any file system, and goes when the last process that
+//! maps it goes. Its owner allocates all of it at once, so that a host without memory says so now and not by a signal
+//! later, maps it writable, and seals it: against growing, shrinking, further seals, and further writable mappings. So
+//! every byte has one writer, and no reader can be made to fault by a file that shrinks.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// The seals that a segment has, and without which nobody maps it.
+fn seals() -> SealFlags {
+    SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE | SealFlags::SEAL
+}
+
+/// Longest segment: far above every use, far below what would wrap an address.
+pub const SEGMENT_MAX: usize = 1 << 40;
+
+/// Why a segment is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// The operating system refuses.
+    #[error("shared memory of {len} bytes: cannot {what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// Bytes of the segment.
+        len: usize,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A length of nothing, or beyond [`SEGMENT_MAX`].
+    #[error("shared memory of {len} bytes is not within 1..={SEGMENT_MAX}")]
+    Length {
+        /// The length.
+        len: u64,
+    },
+    /// A peer's segment lacks the seals that make it safe to map.
+    #[error("a peer's shared memory is not sealed: it could shrink or change its writer")]
+    Unsealed,
+    /// A peer's segment is shorter than it must be.
+    #[error("a peer's shared memory has {len} bytes instead of {expected}")]
+    Short {
+        /// Its length.
+        len: u64,
+        /// The length that was agreed on.
+        expected: usize,
+    },
+}
+
+/// A mapping, unmapped on drop.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: A mapping is an address range of the process, valid in every thread. Access goes through raw pointers and
+// atomics, whose users see to synchronisation.
+unsafe impl Send for Mapping {}
+// SAFETY: As for Send.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags, flags: MapFlags) -> io::Result<Self> {
+        // SAFETY: No address is asked for, so no existing mapping is replaced.
+        let base = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED | flags, fd, 0)?
+        };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { base, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: The range was mapped by `new` and is unmapped once; who holds pointers into it holds the mapping.
+        // Failing leaves memory mapped, which harms nobody.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// This rank's segment: the only writable mapping there will ever be.
+#[derive(Debug)]
+pub struct OwnSegment {
+    mapping: Mapping,
+    fd: OwnedFd,
+}
+
+impl OwnSegment {
+    /// A segment of `len` zero bytes, all of them allocated.
+    ///
+    /// # Errors
+    /// The system has no memory, no `memfd`, or no seals.
+    pub fn create(len: usize) -> Result<Self, SegmentError> {
+        Self::make(len, Allocation::Now)
+    }
+
+    /// A segment whose memory is allocated by [`OwnSegment::allocate`], part by part.
+    ///
+    /// # Errors
+    /// As [`OwnSegment::create`].
+    pub fn reserve(len: usize) -> Result<Self, SegmentError> {
+        Self::make(len, Allocation::Later)
+    }
+
+    fn make(len: usize, allocation: Allocation) -> Result<Self, SegmentError> {
+        if len == 0 || len > SEGMENT_MAX {
+            return Err(SegmentError::Length { len: len as u64 });
+        }
+        let failed = |what| {
+            move |error: rustix::io::Errno| SegmentError::System { what, len, source: error.into() }
+        };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("allhands", flags).map_err(failed("create it"))?;
+        rustix::fs::ftruncate(&fd, len as u64).map_err(failed("size it"))?;
+        if allocation == Allocation::Now {
+            rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)
+                .map_err(failed("allocate it"))?;
+        }
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let mapping = Mapping::new(fd.as_fd(), len, prot, MapFlags::empty())
+            .map_err(|source| SegmentError::System { what: "map it", len, source })?;
+        rustix::fs::fcntl_add_seals(&fd, seals()).map_err(failed("seal it"))?;
+        Ok(Self { mapping, fd })
+    }
+
+    /// Allocates the memory of `from..from + len`, so that writing there cannot fail.
+    ///
+    /// # Errors
+    /// The range is outside the segment, or the host has no memory.
+    pub fn allocate(&self, from: usize, len: usize) -> Result<(), SegmentError> {
+        if from.checked_add(len).is_none_or(|end| end > self.mapping.len) {
+            return Err(SegmentError::Length { len: len as u64 });
+        }
+        rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), from as u64, len as u64).map_err(
+            |error| SegmentError::System { what: "allocate part of it", len, source: error.into() },
+        )
+    }
+
+    /// The descriptor, to be passed to peers.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mapping.len
+    }
+
+    /// Whether there are none: never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mapping.len == 0
+    }
+
+    /// Where it is mapped, writable, aligned to a page.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.mapping.base
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Allocation {
+    Now,
+    Later,
+}
+
+/// A peer's segment, mapped read-only.
+#[derive(Debug)]
+pub struct PeerSegment {
+    mapping: Mapping,
+}
+
+impl PeerSegment {
+    /// Maps a peer's segment, which must be sealed and have `len` bytes at least.
+    ///
+    /// # Errors
+    /// It is not sealed, is too short, or the system refuses.
+    pub fn map(fd: BorrowedFd<'_>, len: usize) -> Result<Self, SegmentError> {
+        let failed = |what| {
+            move |error: rustix::io::Errno| SegmentError::System { what, len, source: error.into() }
+        };
+        if len == 0 || len > SEGMENT_MAX {
+            return Err(SegmentError::Length { len: len as u64 });
+        }
+        let found = rustix::fs::fcntl_get_seals(fd).map_err(failed("read a peer's seals"))?;
+        if !found.contains(seals()) {
+            return Err(SegmentError::Unsealed);
+        }
+        // After the seals: a sealed segment keeps its length.
+        let stat = rustix::fs::fstat(fd).map_err(failed("measure a peer's"))?;
+        if (stat.st_size as u64) < len as u64 {
+            return Err(SegmentError::Short { len: stat.st_size as u64, expected: len });
+        }
+        let mapping = Mapping::new(fd, len, ProtFlags::READ, MapFlags::empty())
+            .map_err(|source| SegmentError::System { what: "map a peer's", len, source })?;
+        Ok(Self { mapping })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mapping.len
+    }
+
+    /// Whether there are none: never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mapping.len == 0
+    }
+
+    /// Where it is mapped, for reading.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.mapping.base
+    }
+}

@@ -1,0 +1,219 @@
+//! Waking ranks that sleep.
+//!
+//! A rank that is about to sleep raises its `sleeping` word, looks once more at everything it waits for, and sleeps on
+//! a descriptor. Whoever writes something for it looks at the word afterwards and, if it is up, writes the descriptor.
+//! One of the two must see the other: the writer's store comes before its load of the word, the sleeper's store of
+//! the word before its load of what was written.
+//!
+//! Two full fences would do, but the writer's would cost every message the time until its store has reached the
+//! other core. So the sleeper, which has time, pays for both: `membarrier` makes every core that runs one of the
+//! processes that registered execute a full fence between two of its instructions. Wherever it strikes in the writer, either
+//! the writer's store is before it, and the sleeper's last look, after it, sees it; or the writer's load is after it,
+//! and sees the word. Where a side lacks `membarrier`, the writer has its own fence.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+
+use allhands_transport::Knock;
+use rustix::event::EventfdFlags;
+use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
+
+use crate::layout::Layout;
+use crate::segment::{OwnSegment, PeerSegment};
+
+/// Whether this process can make others' cores fence, and is among those made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// By `membarrier`.
+    Remote,
+    /// Not: writers fence for themselves.
+    Local,
+}
+
+impl Barrier {
+    /// Registers this process, if the system has what it takes. `ALLHANDS`-wide there is one registration a process;
+    /// repeating it changes nothing.
+    #[must_use]
+    pub fn register() -> Self {
+        let needed =
+            [MembarrierCommand::GlobalExpedited, MembarrierCommand::RegisterGlobalExpedited];
+        let query = membarrier_query();
+        let has = needed.into_iter().all(|command| query.contains_command(command));
+        if has && membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok() {
+            Self::Remote
+        } else {
+            Self::Local
+        }
+    }
+}
+
+/// An event: a descriptor on which a rank sleeps, or by which it is asked to read.
+///
+/// # Errors
+/// The system has no descriptors left.
+pub fn event() -> std::io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// How to wake one peer.
+#[derive(Debug)]
+struct Sleeper {
+    sleeping: NonNull<u8>,
+    bell: OwnedFd,
+    knocker: OwnedFd,
+    barrier: Barrier,
+    _segment: Arc<PeerSegment>,
+}
+
+/// The bells of a host's ranks, and this rank's own.
+#[derive(Debug)]
+pub struct Bells {
+    mine: NonNull<u8>,
+    bell: OwnedFd,
+    barrier: Barrier,
+    sleepers: Vec<Option<Sleeper>>,
+    _segment: Arc<OwnSegment>,
+}
+
+// SAFETY: The pointers lead to words that are only accessed as atomics, in mappings that are kept alive.
+unsafe impl Send for Bells {}
+// SAFETY: As for Send.
+unsafe impl Sync for Bells {}
+
+/// What a peer is woken by.
+#[derive(Debug)]
+pub struct PeerBell {
+    /// Its segment.
+    pub segment: Arc<PeerSegment>,
+    /// The descriptor it sleeps on.
+    pub bell: OwnedFd,
+    /// The descriptor by which it is asked to read.
+    pub knocker: OwnedFd,
+    /// Whether it fences for those who write to it.
+    pub barrier: Barrier,
+}
+
+impl Bells {
+    /// Bells of the ranks of a host; `None` for this rank and those elsewhere.
+    #[must_use]
+    pub fn new(
+        layout: Layout,
+        own: Arc<OwnSegment>,
+        bell: OwnedFd,
+        barrier: Barrier,
+        peers: Vec<Option<PeerBell>>,
+    ) -> Self {
+        assert!(own.len() >= layout.segment_len(), "an own segment of {} bytes", own.len());
+        let at = layout.sleeping_at();
+        // SAFETY: The layout's parts are inside the segment, which was checked.
+        let mine = unsafe { own.base().add(at) };
+        let sleeper = |peer: PeerBell| {
+            let len = peer.segment.len();
+            assert!(len >= layout.segment_len(), "a peer's segment of {len} bytes");
+            let both = [barrier, peer.barrier] == [Barrier::Remote; 2];
+            Sleeper {
+                // SAFETY: As above.
+                sleeping: unsafe { peer.segment.base().add(at) },
+                bell: peer.bell,
+                knocker: peer.knocker,
+                barrier: if both { Barrier::Remote } else { Barrier::Local },
+                _segment: peer.segment,
+            }
+        };
+        let sleepers = peers.into_iter().map(|peer| peer.map(sleeper)).collect();
+        Self { mine, bell, barrier, sleepers, _segment: own }
+    }
+
+    /// The descriptor on which this rank sleeps; readable once it was rung.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// This rank is about to sleep: whoever writes from now on wakes it. What was written before is to be looked for
+    /// after this.
+    pub fn arm(&self) {
+        word(self.mine).store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if self.barrier == Barrier::Remote {
+            // It cannot fail once it was registered; if it did, the sleep ends by its timeout.
+            let _ = membarrier(MembarrierCommand::GlobalExpedited);
+        }
+    }
+
+    /// This rank does not sleep.
+    #[inline]
+    pub fn disarm(&self) {
+        word(self.mine).store(0, Ordering::Relaxed);
+    }
+
+    /// Something was written for `rank`.
+    #[inline]
+    pub fn ring(&self, rank: usize) {
+        if let Some(Some(sleeper)) = self.sleepers.get(rank) {
+            sleeper.ring();
+        }
+    }
+
+    /// There is no room left for `rank`: whether it sleeps or has nothing to do, it must read.
+    #[cold]
+    pub fn knock(&self, rank: usize) {
+        if let Some(Some(sleeper)) = self.sleepers.get(rank) {
+            sleeper.wake();
+            signal(&sleeper.knocker);
+        }
+    }
+
+    /// Something was written for everybody.
+    #[inline]
+    pub fn ring_all(&self) {
+        for sleeper in self.sleepers.iter().flatten() {
+            sleeper.ring();
+        }
+    }
+}
+
+impl Sleeper {
+    #[inline]
+    fn ring(&self) {
+        match self.barrier {
+            // The processor is made to fence from outside; the compiler must keep the order.
+            Barrier::Remote => compiler_fence(Ordering::SeqCst),
+            Barrier::Local => fence(Ordering::SeqCst),
+        }
+        if word(self.sleeping).load(Ordering::Relaxed) != 0 {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        signal(&self.bell);
+    }
+}
+
+fn signal(event: &OwnedFd) {
+    // A full counter means that it was signalled already.
+    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+}
+
+/// Where peers knock that wait for this rank to read.
+#[derive(Debug)]
+pub struct Knocker(pub OwnedFd);
+
+impl Knock for Knocker {
+    fn take(&self) -> bool {
+        // Reading an event that nobody signalled fails at once.
+        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+}
+
+/// The word at `place`, which lies in a mapping that the caller's owner keeps alive.
+#[inline]
+fn word<'a>(place: NonNull<u8>) -> &'a AtomicU64 {
+    // SAFETY: Private to this module: all places are `sleeping` words of live mappings, aligned to a line, and only
+    // accessed as atomics. Read-only mappings are only read.
+    unsafe { place.cast::<AtomicU64>().as_ref() }
+}
