@@ -76,6 +76,8 @@ pub(crate) struct Past {
     pub(crate) last: u64,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) descriptor: Descriptor,
+    /// What the operations of the run have in common beyond the fingerprint, or 0.
+    pub(crate) identity: u64,
 }
 
 #[derive(Debug)]
@@ -204,6 +206,8 @@ pub struct Engine {
     ops: Vec<Slot>,
     free: Vec<u32>,
     pub(crate) peers: Vec<PeerState>,
+    /// Peers from which nothing more will come.
+    pub(crate) closed: usize,
     /// This rank has said goodbye.
     pub(crate) leaving: bool,
     pub(crate) dirty: Vec<Peer>,
@@ -248,6 +252,7 @@ impl Engine {
             ops: Vec::new(),
             free: Vec::new(),
             peers: (0..world).map(|_| PeerState::default()).collect(),
+            closed: 0,
             leaving: false,
             dirty: Vec::new(),
             finished: VecDeque::new(),
@@ -598,7 +603,7 @@ impl Engine {
                 channel.window.pop_front();
                 channel.first += 1;
             }
-            channel.remember(seq, fingerprint, &descriptor);
+            channel.remember(seq, fingerprint, &descriptor, 0);
         }
         let Buffers { input, data, scratch } = buffers;
         for piece in scratch.into_pieces() {

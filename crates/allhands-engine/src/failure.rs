@@ -214,6 +214,7 @@ impl Engine {
         }
         state.out.clear();
         let left = state.left;
+        self.closed += 1;
         if self.leaving {
             // Peers close their side when this rank has said goodbye.
             return;

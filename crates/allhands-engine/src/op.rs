@@ -83,7 +83,8 @@ impl Prepared {
     }
 
     /// Whether running the plan needs a kernel.
-    pub(crate) fn reduces(&self) -> bool {
+    #[must_use]
+    pub fn reduces(&self) -> bool {
         self.reduces
     }
 

@@ -15,14 +15,20 @@ const LINE: u64 = 64;
 /// Publications of one rank in one tile. Fewer than a ring has places, so that a tile never waits for itself.
 const PUBLICATIONS_MAX: usize = 8;
 
-/// A run of elements inside a block of a buffer. In the tile that begins `base` elements into each block, it is at
-/// `block * stride + base + offset`.
+/// A run of bytes inside a block of a buffer, where it is in the first tile. Each further tile has it one step on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) buffer: Buffer,
-    pub(super) block: u32,
-    pub(super) offset: u64,
-    pub(super) len: u64,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+impl Run {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.buffer == other.buffer
+            && self.at < other.at + other.len
+            && other.at < self.at + self.len
+    }
 }
 
 /// Bytes of another member: part of one of its publications.
@@ -31,9 +37,9 @@ pub(super) struct Remote {
     pub(super) rank: Rank,
     /// Number of the publication within its tile.
     pub(super) publication: u32,
-    /// First element within the publication.
-    pub(super) from: u64,
-    /// The same elements in the publisher's buffers.
+    /// First byte within the publication.
+    pub(super) from: usize,
+    /// The same bytes in the publisher's buffers.
     pub(super) source: Run,
 }
 
@@ -78,7 +84,7 @@ pub(super) enum Mine {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Instruction {
     /// Publishes the runs, one after the other.
-    Publish { runs: Entries, len: u64, lending: Lending },
+    Publish { runs: Entries, len: usize, lending: Lending },
     /// Copies a part of a publication here.
     Take { from: Remote, to: Run, awaits: Entries },
     /// Combines parts of publications, and this rank's own operand, in canonical order.
@@ -114,16 +120,15 @@ pub(super) struct Program {
 pub struct FlatPlan {
     pub(super) rank: Rank,
     pub(super) world: u32,
-    /// Elements of each block that a full tile covers.
-    pub(super) step: u64,
+    /// Bytes of each block that a full tile covers.
+    pub(super) step: usize,
     /// Full tiles.
     pub(super) full: u64,
+    /// Tiles in all.
+    pub(super) tiles: u64,
     pub(super) body: Program,
     /// The last tile, where the length is no multiple of a tile.
     pub(super) tail: Option<Program>,
-    /// Elements from one block to the next, in `Input` and `Data`.
-    pub(super) input_stride: u64,
-    pub(super) data_stride: u64,
     pub(super) reduces: bool,
 }
 
@@ -160,7 +165,13 @@ impl FlatPlan {
         let program = |len| -> Result<Option<Program>, PlanError> {
             let shape = (tiling.shape)(shape, len);
             let plans = Plan::build_all(&shape, algorithm, world)?;
-            Ok(Compiler::new(&plans, rank, len).and_then(|compiler| compiler.program(rank)))
+            let scale = Scale {
+                element_size,
+                block: len,
+                input_stride: tiling.input_stride,
+                data_stride: tiling.data_stride,
+            };
+            Ok(Compiler::new(&plans, rank, scale).and_then(|compiler| compiler.program(rank)))
         };
         let full = tiling.len / tiling.step;
         let rest = tiling.len % tiling.step;
@@ -176,8 +187,9 @@ impl FlatPlan {
             shape,
             Shape::AllReduce { .. } | Shape::Reduce { .. } | Shape::ReduceScatter { .. }
         );
-        let Tiling { step, input_stride, data_stride, .. } = tiling;
-        Ok(Some(Self { rank, world, step, full, body, tail, input_stride, data_stride, reduces }))
+        let step = tiling.step as usize * element_size;
+        let tiles = full + u64::from(tail.is_some());
+        Ok(Some(Self { rank, world, step, full, tiles, body, tail, reduces }))
     }
 
     /// Whether this is the part of `rank` in a group of `world` members.
@@ -186,12 +198,16 @@ impl FlatPlan {
         self.rank == rank && self.world as usize == world
     }
 
-    /// Tiles in all.
-    pub(super) fn tiles(&self) -> u64 {
-        self.full + u64::from(self.tail.is_some())
+    /// Publications of `rank` in the whole operation.
+    pub(super) fn publications_of(&self, rank: Rank) -> u64 {
+        let of = |program: &Program| {
+            program.publications.get(rank.index()).copied().map_or(0, u64::from)
+        };
+        of(&self.body) * self.full + self.tail.as_ref().map_or(0, of)
     }
 
     /// What is done in a tile.
+    #[inline]
     pub(super) fn program(&self, tile: u64) -> &Program {
         match &self.tail {
             Some(tail) if tile >= self.full => tail,
@@ -392,10 +408,45 @@ struct Alias {
     remotes: SmallVec<[Remote; 1]>,
 }
 
+/// From the elements of a tile's plan to bytes of the buffers.
+#[derive(Clone, Copy)]
+struct Scale {
+    element_size: usize,
+    /// Elements of a block in this tile.
+    block: u64,
+    /// Elements from one block to the next in the whole buffers.
+    input_stride: u64,
+    data_stride: u64,
+}
+
+impl Scale {
+    /// Cuts a span at the ends of blocks.
+    fn runs(&self, span: Span) -> SmallVec<[Run; 2]> {
+        let (mut offset, end, buffer) = (span.offset, span.end(), span.buffer);
+        if span.len == 0 || self.block == 0 {
+            return SmallVec::from_iter([Run { buffer, at: 0, len: 0 }]);
+        }
+        let stride = match buffer {
+            Buffer::Input => self.input_stride,
+            Buffer::Data => self.data_stride,
+            Buffer::Scratch => self.block,
+        };
+        let mut runs = SmallVec::new();
+        while offset < end {
+            let (block, within) = (offset / self.block, offset % self.block);
+            let len = (self.block - within).min(end - offset);
+            // Buffers of these lengths exist, so their offsets fit.
+            let at = (block * stride + within) as usize * self.element_size;
+            runs.push(Run { buffer, at, len: len as usize * self.element_size });
+            offset += len;
+        }
+        runs
+    }
+}
+
 struct Compiler<'a> {
     members: Vec<Member<'a>>,
-    /// Elements of a block in this tile; 0 where buffers are one block.
-    block: u64,
+    scale: Scale,
     program: Program,
     aliases: Vec<Alias>,
     /// How many publications of each rank have been used up, and how many were said to be.
@@ -404,13 +455,13 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(plans: &'a [Plan], rank: Rank, len: u64) -> Option<Self> {
+    fn new(plans: &'a [Plan], rank: Rank, scale: Scale) -> Option<Self> {
         let members: Option<Vec<_>> = plans.iter().map(Member::new).collect();
         let world = plans.len();
         debug_assert!(rank.index() < world);
         Some(Self {
             members: members?,
-            block: len,
+            scale,
             program: Program::default(),
             aliases: Vec::new(),
             used: vec![0; world],
@@ -418,33 +469,18 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Cuts a span at the ends of blocks.
-    fn runs(&self, span: Span) -> SmallVec<[Run; 2]> {
-        let (mut offset, end, buffer) = (span.offset, span.end(), span.buffer);
-        if span.len == 0 || self.block == 0 {
-            return SmallVec::from_iter([Run { buffer, block: 0, offset: 0, len: 0 }]);
-        }
-        let mut runs = SmallVec::new();
-        while offset < end {
-            let (block, within) = (offset / self.block, offset % self.block);
-            let len = (self.block - within).min(end - offset);
-            runs.push(Run { buffer, block: block as u32, offset: within, len });
-            offset += len;
-        }
-        runs
-    }
-
     /// The one run of a span that lies in one block.
     fn run(&self, span: Span) -> Option<Run> {
-        let runs = self.runs(span);
+        let runs = self.scale.runs(span);
         (runs.len() == 1).then(|| runs[0])
     }
 
     /// The parts of a publication that message `slot` from `source` to `me` is.
     fn remotes(&mut self, me: Rank, source: Rank, slot: u32) -> Option<SmallVec<[Remote; 1]>> {
         let (publication, message) = self.members[source.index()].message(me, slot)?;
-        let mut from = message.from;
+        let mut from = message.from as usize * self.scale.element_size;
         let remotes = self
+            .scale
             .runs(message.span)
             .into_iter()
             .map(|run| {
@@ -493,7 +529,7 @@ impl<'a> Compiler<'a> {
                     self.forget_aliases(sources);
                 }
                 (Code::Copy { src, dst }, _) => {
-                    let (from, to) = (self.runs(*src), self.runs(*dst));
+                    let (from, to) = (self.scale.runs(*src), self.scale.runs(*dst));
                     if from.len() != to.len()
                         || src.buffer != Buffer::Input
                         || dst.buffer != Buffer::Data
@@ -521,13 +557,13 @@ impl<'a> Compiler<'a> {
     fn publish(&mut self, me: Rank, number: u32) -> Option<()> {
         let publication = &self.members[me.index()].publications[number as usize];
         let spans = publication.spans.clone();
-        let len = publication.len;
+        let len = publication.len as usize * self.scale.element_size;
         let uses = |buffer| spans.iter().any(|span| span.buffer == buffer && span.len > 0);
         if uses(Buffer::Scratch) {
             return None;
         }
         let lending = Lending::Of { input: uses(Buffer::Input), data: uses(Buffer::Data) };
-        let runs: Vec<Run> = spans.iter().flat_map(|span| self.runs(*span)).collect();
+        let runs: Vec<Run> = spans.iter().flat_map(|span| self.scale.runs(*span)).collect();
         let runs = Entries::write(&mut self.program.runs, runs);
         self.program.instructions.push(Instruction::Publish { runs, len, lending });
         Some(())
@@ -573,20 +609,17 @@ impl<'a> Compiler<'a> {
         Some(())
     }
 
+    /// Whether a message lies, in part, where `to` is.
+    fn overlaps(&self, message: &Message, to: Run) -> bool {
+        self.scale.runs(message.span).iter().any(|run| run.overlaps(&to))
+    }
+
     /// Publications so far of which a part lies where `to` is.
     fn overlapped(&self, me: Rank, to: Run) -> SmallVec<[u32; 4]> {
-        let overlaps = |message: &Message| {
-            self.runs(message.span).iter().any(|run| {
-                run.buffer == to.buffer
-                    && run.block == to.block
-                    && run.offset < to.offset + to.len
-                    && to.offset < run.offset + run.len
-            })
-        };
         (0..self.published())
             .filter(|&number| {
                 let publication = &self.members[me.index()].publications[number as usize];
-                publication.messages.iter().any(overlaps)
+                publication.messages.iter().any(|message| self.overlaps(message, to))
             })
             .collect()
     }
@@ -614,14 +647,8 @@ impl<'a> Compiler<'a> {
         for publication in self.overlapped(me, to) {
             let messages = &self.members[me.index()].publications[publication as usize].messages;
             for message in messages {
-                let hit = self.runs(message.span).iter().any(|run| {
-                    run.buffer == to.buffer
-                        && run.block == to.block
-                        && run.offset < to.offset + to.len
-                        && to.offset < run.offset + run.len
-                });
                 let wait = Await { publication, rank: message.to };
-                if hit && !awaits.contains(&wait) {
+                if self.overlaps(message, to) && !awaits.contains(&wait) {
                     awaits.push(wait);
                 }
             }

@@ -7,16 +7,14 @@
 //! their order ([`Engine::poll_boards`]).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use allhands_plan::Rank;
-use allhands_tensor::Kernel;
 use allhands_wire::{Cause, Descriptor, Fingerprint, Header};
 use smallvec::SmallVec;
 
-use super::run::{FlatRun, FlatStep, Ledger, Memory, Task};
-use super::{Board, FlatPlan, Note};
+use super::run::{FlatCall, FlatRun, FlatStep, Ledger, Memory, Task};
+use super::{Board, Note};
 use crate::buffers::Buffers;
 use crate::config::HISTORY;
 use crate::engine::{Channel, Engine, GroupKey, Past};
@@ -45,23 +43,6 @@ enum Inline {
     Running,
 }
 
-/// A collective that its caller runs on a board.
-#[derive(Clone, Copy, Debug)]
-pub struct FlatCall<'a> {
-    /// The plan and its compiled form.
-    pub plan: &'a Arc<Prepared>,
-    /// How elements are reduced.
-    pub kernel: Option<Kernel>,
-    /// Bytes of one element.
-    pub element_size: usize,
-    /// What this call is, in full.
-    pub descriptor: &'a Descriptor,
-    /// The same, packed.
-    pub fingerprint: Fingerprint,
-    /// Where the buffers lie in shared memory, if they do.
-    pub loan: Option<LoanBase>,
-}
-
 /// An operation that its caller runs: its number, and how far it has come.
 #[derive(Debug)]
 pub struct Ticket {
@@ -87,7 +68,15 @@ impl Engine {
     /// Takes the number of an operation that the caller runs itself. `None` if it has to go through the engine:
     /// others are in flight, the group is not well, or it has no board.
     #[inline]
-    pub fn begin_inline(&mut self, group: GroupKey, plan: &Prepared) -> Option<Ticket> {
+    pub fn begin_inline<B: Board>(
+        &mut self,
+        group: GroupKey,
+        plan: &Prepared,
+        board: &B,
+    ) -> Option<Ticket> {
+        if self.closed > 0 && self.lacks_member(group, plan, board) {
+            return None;
+        }
         let owner = self.groups.get_mut(group.0 as usize)?.as_mut()?;
         let flat = owner.flat.as_deref_mut()?;
         let channel = owner.channels.first_mut()?;
@@ -107,12 +96,28 @@ impl Engine {
         Some(Ticket { seq, run: FlatRun::default() })
     }
 
+    /// Whether an operation needs something of a member that has gone: all that is left of it is on its board.
+    #[cold]
+    fn lacks_member<B: Board>(&self, group: GroupKey, plan: &Prepared, board: &B) -> bool {
+        let owner = self.group_ref(group.0);
+        let (Some(state), Some(flat)) = (owner.flat.as_deref(), plan.flat()) else { return true };
+        (0..).map(Rank).zip(&owner.members).any(|(rank, peer)| {
+            let gone = self.peers[peer.index()].closed;
+            let last = flat.publications_of(rank).checked_sub(1);
+            let published = || {
+                last.is_none_or(|last| board.look(rank, state.ledger.next(rank) + last).is_some())
+            };
+            gone && (plan.sends_to(rank) || !published())
+        })
+    }
+
     /// Runs an operation that the caller has begun, as far as it goes. Touches no operation of the engine.
     #[inline]
     pub fn poll_inline<B: Board, M: Memory>(
         &mut self,
         group: GroupKey,
-        call: &FlatCall<'_>,
+        call: &FlatCall,
+        loan: Option<LoanBase>,
         ticket: &mut Ticket,
         board: &mut B,
         memory: &mut M,
@@ -122,19 +127,26 @@ impl Engine {
         let (Some(flat), Some(plan)) = (owner.flat.as_deref_mut(), call.plan.flat()) else {
             return FlatStep::Done;
         };
-        let task = task(plan, ticket.seq, call, loan_min);
+        let task = Task {
+            plan,
+            seq: ticket.seq,
+            fingerprint: call.fingerprint,
+            kernel: call.kernel.as_ref(),
+            loan,
+            loan_min,
+        };
         ticket.run.poll(&task, &mut flat.ledger, board, memory)
     }
 
     /// An operation that was not entered has ended.
     #[inline]
-    pub fn finish_inline(&mut self, group: GroupKey, call: &FlatCall<'_>, ticket: &Ticket) {
+    pub fn finish_inline(&mut self, group: GroupKey, call: &FlatCall, ticket: &Ticket) {
         let owner = self.group_mut(group.0);
         if let Some(flat) = owner.flat.as_deref_mut() {
             flat.inline = Inline::Nothing;
         }
         if let Some(channel) = owner.channels.first_mut() {
-            channel.remember(ticket.seq, call.fingerprint, call.descriptor);
+            channel.remember(ticket.seq, call.fingerprint, &call.descriptor, call.identity);
         }
     }
 
@@ -143,7 +155,7 @@ impl Engine {
     pub fn enlist(
         &mut self,
         group: GroupKey,
-        call: &FlatCall<'_>,
+        call: &FlatCall,
         ticket: &Ticket,
         submitted: Instant,
         deadline: Option<Instant>,
@@ -164,7 +176,7 @@ impl Engine {
             kernel: call.kernel,
             element_size: call.element_size,
             world,
-            descriptor: *call.descriptor,
+            descriptor: call.descriptor,
             fingerprint: call.fingerprint,
             buffers: Buffers::default(),
             loan: None,
@@ -185,19 +197,16 @@ impl Engine {
 
     /// Takes note of how far an entered operation has come, and ends it when it has. Returns whether anything was
     /// done.
-    pub fn settle_inline(&mut self, group: GroupKey, key: OpKey, step: FlatStep) -> bool {
+    pub fn settle_inline(&mut self, key: OpKey, step: FlatStep) -> bool {
         let ended = !self.is_pending(key) || self.settle_flat(key, step);
-        if ended && let Some(flat) = self.group_mut(group.0).flat.as_deref_mut() {
-            flat.inline = Inline::Nothing;
-        }
         ended || matches!(step, FlatStep::Waiting { moved: true, .. })
     }
 
-    /// Whether an operation runs on the board, or waits to.
-    #[must_use]
-    pub fn has_flat(&self) -> bool {
-        let waits = |flat: &FlatState| !flat.queue.is_empty();
-        self.groups.iter().flatten().filter_map(|group| group.flat.as_deref()).any(waits)
+    /// The caller has done with an operation that it entered: the board is free for the next.
+    pub fn release_inline(&mut self, group: GroupKey) {
+        if let Some(flat) = self.group_mut(group.0).flat.as_deref_mut() {
+            flat.inline = Inline::Nothing;
+        }
     }
 
     /// Puts a submitted operation into its group's queue.
@@ -226,23 +235,20 @@ impl Engine {
             };
             let Some(mut flat) = self.group_mut(group.0).flat.take() else { return moved };
             let step = match &op.body {
-                Body::Flat { plan, .. } => {
-                    let call = FlatCall {
-                        plan,
-                        kernel: op.kernel,
-                        element_size: op.element_size,
-                        descriptor: &op.descriptor,
-                        fingerprint: op.fingerprint,
-                        loan: op.loan,
-                    };
-                    match plan.flat() {
-                        Some(plan) => {
-                            let task = task(plan, op.seq, &call, loan_min);
-                            flat.run.poll(&task, &mut flat.ledger, board, &mut op.buffers)
-                        }
-                        None => FlatStep::Done,
+                Body::Flat { plan, .. } => match plan.flat() {
+                    Some(plan) => {
+                        let task = Task {
+                            plan,
+                            seq: op.seq,
+                            fingerprint: op.fingerprint,
+                            kernel: op.kernel.as_ref(),
+                            loan: op.loan,
+                            loan_min,
+                        };
+                        flat.run.poll(&task, &mut flat.ledger, board, &mut op.buffers)
                     }
-                }
+                    None => FlatStep::Done,
+                },
                 _ => FlatStep::Done,
             };
             self.group_mut(group.0).flat = Some(flat);
@@ -265,7 +271,7 @@ impl Engine {
     /// Takes note of how far an operation on a board has come. Returns whether it has ended.
     fn settle_flat(&mut self, key: OpKey, step: FlatStep) -> bool {
         let Some(op) = self.op(key) else { return true };
-        let group = op.group;
+        let (group, seq) = (op.group, op.seq);
         match step {
             FlatStep::Done => {
                 let owner = self.group_ref(group);
@@ -294,7 +300,7 @@ impl Engine {
                 false
             }
             FlatStep::Mismatch { rank, note } => {
-                self.flat_mismatch(group, rank, &note);
+                self.flat_mismatch(group, seq, rank, &note);
                 false
             }
             FlatStep::Garbled { rank, note } => {
@@ -307,22 +313,17 @@ impl Engine {
         }
     }
 
-    fn flat_mismatch(&mut self, group: u32, rank: Rank, note: &Note) {
+    /// `rank` has published for another operation than the one that this rank runs as number `seq`.
+    fn flat_mismatch(&mut self, group: u32, seq: u64, rank: Rank, note: &Note) {
         let owner = self.group_ref(group);
         if !matches!(owner.health, Health::Good) || !owner.mismatches.is_empty() {
             return;
         }
-        let known = owner.channel_ref(BOARD_CHANNEL).is_some_and(|c| note.seq < c.next);
-        if !known {
-            let (peer, seq, len) = (owner.peer_of(rank), note.seq, note.len);
-            return self.violation(peer, &Violation::Publication { seq, len });
-        }
-        let header = Header {
-            channel: BOARD_CHANNEL,
-            seq: note.seq,
-            fingerprint: note.fingerprint,
-            ..Header::default()
-        };
+        // A member that is further on had nothing to publish where this rank expects something: the difference is in
+        // this operation, and the member is asked what it ran.
+        let seq = note.seq.min(seq);
+        let fingerprint = note.fingerprint;
+        let header = Header { channel: BOARD_CHANNEL, seq, fingerprint, ..Header::default() };
         self.mismatch(group, rank, &header);
     }
 
@@ -344,38 +345,32 @@ impl Engine {
             .filter_map(|rank| Some((rank, board.look(rank, flat.ledger.next(rank))?.note)))
             .find(|(_, note)| note.seq <= first);
         if let Some((rank, note)) = other {
-            self.flat_mismatch(group.0, rank, &note);
+            self.flat_mismatch(group.0, first, rank, &note);
         }
-    }
-}
-
-fn task<'a>(plan: &'a FlatPlan, seq: u64, call: &FlatCall<'_>, loan_min: usize) -> Task<'a> {
-    Task {
-        plan,
-        seq,
-        fingerprint: call.fingerprint,
-        kernel: call.kernel,
-        element_size: call.element_size,
-        loan: call.loan,
-        loan_min,
     }
 }
 
 impl Channel {
-    /// Keeps the description of an operation that has ended. A run of equal ones is one entry.
-    pub(crate) fn remember(&mut self, seq: u64, fingerprint: Fingerprint, descriptor: &Descriptor) {
-        if let Some(last) = self.history.back_mut()
-            && last.last + 1 == seq
-            && last.fingerprint == fingerprint
-            && last.descriptor == *descriptor
-        {
-            last.last = seq;
-            return;
+    /// Keeps the description of an operation that has ended. A run of calls with one identity is one entry.
+    #[inline]
+    pub(crate) fn remember(
+        &mut self,
+        seq: u64,
+        fingerprint: Fingerprint,
+        descriptor: &Descriptor,
+        identity: u64,
+    ) {
+        match self.history.back_mut() {
+            Some(last) if identity != 0 && last.identity == identity && last.last + 1 == seq => {
+                last.last = seq;
+            }
+            _ => {
+                if self.history.len() == HISTORY {
+                    self.history.pop_front();
+                }
+                let (first, last, descriptor) = (seq, seq, *descriptor);
+                self.history.push_back(Past { first, last, fingerprint, descriptor, identity });
+            }
         }
-        if self.history.len() == HISTORY {
-            self.history.pop_front();
-        }
-        let descriptor = *descriptor;
-        self.history.push_back(Past { first: seq, last: seq, fingerprint, descriptor });
     }
 }

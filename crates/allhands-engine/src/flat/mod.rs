@@ -32,8 +32,8 @@ use allhands_wire::Fingerprint;
 
 pub use compile::{FlatPlan, TILE_BYTES};
 pub(crate) use group::FlatState;
-pub use group::{BOARD_CHANNEL, FlatCall, Ticket};
-pub use run::{FlatRun, FlatStep, Ledger, Memory};
+pub use group::{BOARD_CHANNEL, Ticket};
+pub use run::{FlatCall, FlatRun, FlatStep, Ledger, Memory};
 
 /// What a publication says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +48,12 @@ pub struct Note {
     pub tile: u32,
 }
 
-/// Where lent buffers begin in a segment of the publisher's.
+/// Where lent buffers begin in the memory that the publisher lends from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lent {
-    /// The segment.
-    pub segment: u64,
-    /// Offset of `Data` in it, or [`Lent::NOWHERE`].
+    /// Offset of `Data`, or [`Lent::NOWHERE`].
     pub data: u64,
-    /// Offset of `Input` in it, or [`Lent::NOWHERE`].
+    /// Offset of `Input`, or [`Lent::NOWHERE`].
     pub input: u64,
 }
 
@@ -97,8 +95,8 @@ pub trait Board {
     /// what cannot be.
     fn copied(&self, rank: Rank, number: u64, from: usize, len: usize) -> Option<ForeignBytes<'_>>;
 
-    /// Bytes of a segment of a member; `None` where there is no such segment or it is too short.
-    fn lent(&self, rank: Rank, segment: u64, from: u64, len: usize) -> Option<ForeignBytes<'_>>;
+    /// Bytes of the memory that a member lends from; `None` where it has none, or less.
+    fn lent(&self, rank: Rank, from: u64, len: usize) -> Option<ForeignBytes<'_>>;
 
     /// Says that this rank needs no publication of `rank` below `number` any more.
     fn take(&mut self, rank: Rank, number: u64);

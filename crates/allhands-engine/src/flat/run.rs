@@ -1,15 +1,17 @@
 //! Runs a compiled plan: instruction after instruction, as far as the other members have come.
 
+use std::sync::Arc;
+
 use allhands_plan::{Buffer, Finish, Rank};
 use allhands_tensor::Kernel;
 use allhands_tensor::foreign::ForeignBytes;
-use allhands_wire::Fingerprint;
+use allhands_wire::{Descriptor, Fingerprint};
 use smallvec::SmallVec;
 
 use super::compile::{Await, Entries, FlatPlan, Instruction, Lending, Mine, Program, Remote, Run};
-use super::{Board, Found, Lent, Note};
+use super::{Board, Lent, Note};
 use crate::buffers::{Buffers, Space};
-use crate::op::LoanBase;
+use crate::op::{LoanBase, Prepared};
 
 /// The two buffers of an operation in shared memory; there is no scratch.
 pub trait Memory {
@@ -78,21 +80,37 @@ impl Ledger {
     }
 }
 
-/// What is run, and with what.
+/// A collective that can run on a board: everything about it but its buffers and its number.
 #[derive(Debug)]
+pub struct FlatCall {
+    /// The plan and its compiled form.
+    pub plan: Arc<Prepared>,
+    /// How elements are reduced.
+    pub kernel: Option<Kernel>,
+    /// Bytes of one element.
+    pub element_size: usize,
+    /// What this call is, in full.
+    pub descriptor: Descriptor,
+    /// The same, packed.
+    pub fingerprint: Fingerprint,
+    /// A number, not 0, that no other call of the group has, or 0.
+    pub identity: u64,
+}
+
+/// What is run, and with what.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Task<'a> {
     pub(crate) plan: &'a FlatPlan,
     pub(crate) seq: u64,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) kernel: Option<Kernel>,
-    pub(crate) element_size: usize,
+    pub(crate) kernel: Option<&'a Kernel>,
     /// Where the buffers lie in shared memory, if they do.
     pub(crate) loan: Option<LoanBase>,
     /// The shortest publication worth lending.
     pub(crate) loan_min: usize,
 }
 
-/// What came of a call to [`FlatRun::poll`].
+/// What came of going on with an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlatStep {
     /// The operation has ended here.
@@ -136,12 +154,17 @@ pub struct FlatRun {
 
 /// Why an instruction does not go on.
 enum Stop {
-    Wait(Rank),
+    /// A member is behind; so many parts of the instruction are there.
+    Wait {
+        rank: Rank,
+        seen: usize,
+    },
     End(FlatStep),
 }
 
 impl FlatRun {
     /// Goes on as far as possible.
+    #[inline]
     pub(crate) fn poll<B: Board, M: Memory>(
         &mut self,
         task: &Task<'_>,
@@ -154,19 +177,20 @@ impl FlatRun {
             self.begun = true;
             self.first = board.published();
         }
-        while self.tile < task.plan.tiles() {
+        while self.tile < task.plan.tiles {
             let program = task.plan.program(self.tile);
+            let shift = self.tile as usize * task.plan.step;
+            let view = View { task, program, ledger, tile: self.tile as u32, shift };
             while let Some(instruction) = program.instructions.get(self.at) {
-                let view = View { task, program, ledger, tile: self.tile };
-                let seen = self.seen;
                 match self.execute(instruction, &view, board, memory) {
                     Ok(()) => {
                         moved = true;
                         self.at += 1;
                         self.seen = 0;
                     }
-                    Err(Stop::Wait(rank)) => {
-                        moved |= self.seen > seen;
+                    Err(Stop::Wait { rank, seen }) => {
+                        moved |= seen > self.seen;
+                        self.seen = seen;
                         return FlatStep::Waiting { rank, moved };
                     }
                     Err(Stop::End(step)) => return step,
@@ -198,51 +222,48 @@ impl FlatRun {
         board: &mut B,
         memory: &mut M,
     ) -> Result<(), Stop> {
-        match *instruction {
+        match instruction {
             Instruction::Publish { runs, len, lending } => {
-                if let Some(lent) = view.lendable(len, lending) {
-                    if !board.lend(&view.note(len), &lent) {
+                if let Some(lent) = view.lendable(*len, *lending) {
+                    if !board.lend(&view.note(*len), &lent) {
                         return Err(view.no_room(board));
                     }
                     self.lent = board.published();
                     return Ok(());
                 }
-                view.publish(runs, len, board, memory)
+                view.publish(runs.of(&view.program.runs), *len, board, memory)
             }
             Instruction::Take { from, to, awaits } => {
-                let (number, found) = view.found(&from, board)?;
-                self.returned(view, awaits, board)?;
-                view.take(&from, number, &found, to, board, memory)
+                let part = view.part(from, 0, board)?;
+                self.returned(view, *awaits, board)?;
+                view.take(part, to, memory);
+                Ok(())
             }
             Instruction::Combine { remotes, mine, to, finish } => {
                 let remotes = remotes.of(&view.program.remotes);
-                // What was seen stays there until this rank takes it.
-                while self.seen < remotes.len() {
-                    view.found(&remotes[self.seen], board)?;
-                    self.seen += 1;
-                }
-                view.combine(remotes, mine, to, finish, board, memory)
+                view.combine(remotes, self.seen, mine, to, *finish, board, memory)
             }
             Instruction::Copy { from, to, awaits } => {
-                self.returned(view, awaits, board)?;
+                self.returned(view, *awaits, board)?;
                 view.copy(from, to, memory);
                 Ok(())
             }
             Instruction::Taken { rank, count } => {
-                board.take(rank, view.ledger.next(rank) + u64::from(count));
+                board.take(*rank, view.ledger.next(*rank) + u64::from(*count));
                 Ok(())
             }
         }
     }
 
     /// Whether what is about to be written was given back by those to whom it was lent.
+    #[inline]
     fn returned<B: Board>(&self, view: &View<'_>, awaits: Entries, board: &B) -> Result<(), Stop> {
         if self.lent <= self.first {
             return Ok(());
         }
         for &Await { publication, rank } in awaits.of(&view.program.awaits) {
             if board.taken(rank) <= self.first + u64::from(publication) {
-                return Err(Stop::Wait(rank));
+                return Err(Stop::Wait { rank, seen: 0 });
             }
         }
         Ok(())
@@ -260,63 +281,46 @@ struct View<'a> {
     task: &'a Task<'a>,
     program: &'a Program,
     ledger: &'a Ledger,
-    tile: u64,
+    tile: u32,
+    /// Bytes by which this tile's runs lie behind those of the first.
+    shift: usize,
 }
 
+/// Operands that fit without heap memory.
+type Parts<'a> = SmallVec<[ForeignBytes<'a>; 8]>;
+
 impl View<'_> {
-    /// Where a run begins, in bytes.
     #[inline]
-    fn offset(&self, run: Run) -> usize {
-        let stride = match run.buffer {
-            Buffer::Input => self.task.plan.input_stride,
-            Buffer::Data | Buffer::Scratch => self.task.plan.data_stride,
-        };
-        let base = self.tile * self.task.plan.step;
-        // Plans are checked against the buffers before they run, so these products fit.
-        (u64::from(run.block) * stride + base + run.offset) as usize * self.task.element_size
-    }
-
-    #[inline]
-    fn bytes(&self, elements: u64) -> usize {
-        elements as usize * self.task.element_size
-    }
-
-    #[inline]
-    fn note(&self, len: u64) -> Note {
-        Note {
-            seq: self.task.seq,
-            fingerprint: self.task.fingerprint,
-            len: self.bytes(len) as u32,
-            tile: self.tile as u32,
-        }
+    fn note(&self, len: usize) -> Note {
+        let Task { seq, fingerprint, .. } = *self.task;
+        Note { seq, fingerprint, len: len as u32, tile: self.tile }
     }
 
     /// Where a publication's bytes are, if all of them lie in shared memory and lending pays.
     #[inline]
-    fn lendable(&self, len: u64, lending: Lending) -> Option<Lent> {
+    fn lendable(&self, len: usize, lending: Lending) -> Option<Lent> {
         let base = self.task.loan?;
         let Lending::Of { input, data } = lending else { return None };
-        if self.bytes(len) < self.task.loan_min.max(1) {
+        if len < self.task.loan_min.max(1) {
             return None;
         }
         let place = |used: bool, at: Option<u64>| if used { at } else { Some(Lent::NOWHERE) };
         let (data, input) = (place(data, base.data)?, place(input, base.input)?);
-        Some(Lent { segment: base.segment, data, input })
+        Some(Lent { data, input })
     }
 
     #[inline]
     fn publish<B: Board, M: Memory>(
         &self,
-        runs: Entries,
-        len: u64,
+        runs: &[Run],
+        len: usize,
         board: &mut B,
         memory: &M,
     ) -> Result<(), Stop> {
-        let bytes = self.bytes(len);
-        let Some(room) = board.open(bytes) else { return Err(self.no_room(board)) };
-        let mut room = &mut room[..bytes];
-        for run in runs.of(&self.program.runs) {
-            let (mut offset, mut left) = (self.offset(*run), self.bytes(run.len));
+        let Some(room) = board.open(len) else { return Err(self.no_room(board)) };
+        let mut room = room;
+        for run in runs {
+            let (mut offset, mut left) = (run.at + self.shift, run.len);
             while left > 0 {
                 let source = match run.buffer {
                     Buffer::Input => memory.input(offset, left),
@@ -338,61 +342,41 @@ impl View<'_> {
     #[cold]
     fn no_room<B: Board>(&self, board: &B) -> Stop {
         let slowest = others(self.task.plan).min_by_key(|&rank| board.taken(rank));
-        Stop::Wait(slowest.unwrap_or(self.task.plan.rank))
+        Stop::Wait { rank: slowest.unwrap_or(self.task.plan.rank), seen: 0 }
     }
 
-    /// The publication that holds a part, once it is there and says what it must.
-    #[inline]
-    fn found<B: Board>(&self, remote: &Remote, board: &B) -> Result<(u64, Found), Stop> {
-        let number = self.ledger.next(remote.rank) + u64::from(remote.publication);
-        let Some(found) = board.look(remote.rank, number) else {
-            return Err(Stop::Wait(remote.rank));
-        };
-        let (note, rank, task) = (found.note, remote.rank, self.task);
-        if note.fingerprint != task.fingerprint || note.seq != task.seq {
-            return Err(Stop::End(FlatStep::Mismatch { rank, note }));
-        }
-        if note.tile != self.tile as u32 {
-            return Err(Stop::End(FlatStep::Garbled { rank, note }));
-        }
-        Ok((number, found))
-    }
-
-    /// The bytes of a part of a publication that was found.
+    /// A part of a publication, once it is there and says what it must. `seen` parts of the instruction are there.
     #[inline]
     fn part<'b, B: Board>(
         &self,
         remote: &Remote,
-        number: u64,
-        found: &Found,
+        seen: usize,
         board: &'b B,
     ) -> Result<ForeignBytes<'b>, Stop> {
-        let (rank, len) = (remote.rank, self.bytes(remote.source.len));
+        let Remote { rank, publication, from, source } = *remote;
+        let number = self.ledger.next(rank) + u64::from(publication);
+        let Some(found) = board.look(rank, number) else { return Err(Stop::Wait { rank, seen }) };
+        let note = found.note;
+        if note.fingerprint != self.task.fingerprint || note.seq != self.task.seq {
+            return Err(Stop::End(FlatStep::Mismatch { rank, note }));
+        }
         let part = match found.lent {
-            None => board.copied(rank, number, self.bytes(remote.from), len),
+            _ if note.tile != self.tile => None,
+            None => board.copied(rank, number, from, source.len),
             Some(lent) => {
-                let base = match remote.source.buffer {
+                let base = match source.buffer {
                     Buffer::Input => lent.input,
                     Buffer::Data | Buffer::Scratch => lent.data,
                 };
-                base.checked_add(self.offset(remote.source) as u64)
-                    .and_then(|from| board.lent(rank, lent.segment, from, len))
+                base.checked_add((source.at + self.shift) as u64)
+                    .and_then(|from| board.lent(rank, from, source.len))
             }
         };
-        part.ok_or(Stop::End(FlatStep::Garbled { rank, note: found.note }))
+        part.ok_or(Stop::End(FlatStep::Garbled { rank, note }))
     }
 
-    fn take<B: Board, M: Memory>(
-        &self,
-        from: &Remote,
-        number: u64,
-        found: &Found,
-        to: Run,
-        board: &B,
-        memory: &mut M,
-    ) -> Result<(), Stop> {
-        let part = self.part(from, number, found, board)?;
-        let (offset, len) = (self.offset(to), self.bytes(to.len));
+    fn take<M: Memory>(&self, part: ForeignBytes<'_>, to: &Run, memory: &mut M) {
+        let (offset, len) = (to.at + self.shift, to.len);
         let mut done = 0;
         while done < len {
             let target = memory.data_mut(offset + done, len - done);
@@ -401,57 +385,94 @@ impl View<'_> {
             part.sub(done, n).copy_to(target);
             done += n;
         }
-        Ok(())
     }
 
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "one for each field of the instruction")]
     fn combine<B: Board, M: Memory>(
         &self,
         remotes: &[Remote],
-        mine: Mine,
-        to: Run,
+        seen: usize,
+        mine: &Mine,
+        to: &Run,
         finish: Finish,
         board: &B,
         memory: &mut M,
     ) -> Result<(), Stop> {
-        let kernel = self.task.kernel.as_ref().expect("checked when the operation began");
-        let mut parts: SmallVec<[ForeignBytes<'_>; 8]> = SmallVec::new();
-        for remote in remotes {
-            let (number, found) = self.found(remote, board)?;
-            parts.push(self.part(remote, number, &found, board)?);
+        // Who was not there the last time is looked at first: the others are still there.
+        if let Some(late) = remotes.get(seen) {
+            self.part(late, seen, board)?;
         }
-        let (offset, len) = (self.offset(to), self.bytes(to.len));
+        let mut parts = Parts::new();
+        for (seen, remote) in remotes.iter().enumerate() {
+            parts.push(self.part(remote, seen, board)?);
+        }
+        let (offset, len) = (to.at + self.shift, to.len);
+        match *mine {
+            Mine::InPlace(at) => {
+                let target = memory.data_mut(offset, len);
+                if target.len() == len {
+                    self.reduce(target, Some(at as usize), &parts, finish);
+                    return Ok(());
+                }
+            }
+            Mine::Nothing | Mine::Beside(..) => {}
+        }
+        self.combine_pieces(&parts, mine, to, finish, memory);
+        Ok(())
+    }
+
+    #[inline]
+    fn reduce(
+        &self,
+        target: &mut [u8],
+        own: Option<usize>,
+        parts: &[ForeignBytes<'_>],
+        finish: Finish,
+    ) {
+        let kernel = self.task.kernel.expect("checked when the operation began");
+        kernel.reduce_foreign(target, own, parts);
+        if finish == Finish::Last {
+            kernel.finish(target, self.task.plan.world);
+        }
+    }
+
+    /// Combines where this rank's memory is in pieces, or its operand lies elsewhere than the result.
+    fn combine_pieces<M: Memory>(
+        &self,
+        parts: &Parts<'_>,
+        mine: &Mine,
+        to: &Run,
+        finish: Finish,
+        memory: &mut M,
+    ) {
+        let (offset, len) = (to.at + self.shift, to.len);
         let mut done = 0;
         while done < len {
-            let (own, beside, target): (_, Option<(u32, &[u8])>, &mut [u8]) = match mine {
+            let (own, beside, target): (_, Option<(u32, &[u8])>, &mut [u8]) = match *mine {
                 Mine::Nothing => (None, None, memory.data_mut(offset + done, len - done)),
                 Mine::InPlace(at) => {
                     (Some(at as usize), None, memory.data_mut(offset + done, len - done))
                 }
                 Mine::Beside(at, run) => {
-                    let from = self.offset(run) + done;
+                    let from = run.at + self.shift + done;
                     let (source, target) = memory.both(from, offset + done, len - done);
                     (None, Some((at, source)), target)
                 }
             };
             let n = target.len();
             assert!(n > 0, "a reduction past the end of a checked buffer");
-            let mut sources: SmallVec<[ForeignBytes<'_>; 8]> =
-                parts.iter().map(|part| part.sub(done, n)).collect();
+            let mut sources: Parts<'_> = parts.iter().map(|part| part.sub(done, n)).collect();
             if let Some((at, source)) = beside {
                 sources.insert(at as usize, ForeignBytes::of(source));
             }
-            kernel.reduce_foreign(target, own, &sources);
-            if finish == Finish::Last {
-                kernel.finish(target, self.task.plan.world);
-            }
+            self.reduce(target, own, &sources, finish);
             done += n;
         }
-        Ok(())
     }
 
-    fn copy<M: Memory>(&self, from: Run, to: Run, memory: &mut M) {
-        let (source, target, len) = (self.offset(from), self.offset(to), self.bytes(to.len));
+    fn copy<M: Memory>(&self, from: &Run, to: &Run, memory: &mut M) {
+        let (source, target, len) = (from.at + self.shift, to.at + self.shift, to.len);
         let mut done = 0;
         while done < len {
             let (bytes, room) = memory.both(source + done, target + done, len - done);

@@ -68,9 +68,7 @@ struct Host {
     dice: Dice,
 }
 
-/// Segment of the `Input` of a test's loans; `Data` lies behind.
-const SEGMENT: u64 = 7;
-/// Where `Data` begins in a test's segment.
+/// Where `Data` begins in the memory that a test lends from; `Input` lies before.
 const DATA_AT: u64 = 1 << 32;
 
 impl Host {
@@ -126,8 +124,7 @@ impl Board for Host {
         bytes.get(from..from + len).map(ForeignBytes::of)
     }
 
-    fn lent(&self, rank: Rank, segment: u64, from: u64, len: usize) -> Option<ForeignBytes<'_>> {
-        assert_eq!(segment, SEGMENT);
+    fn lent(&self, rank: Rank, from: u64, len: usize) -> Option<ForeignBytes<'_>> {
         let view = &self.views[rank.index()];
         let bytes = match from.checked_sub(DATA_AT) {
             Some(from) => view.data.get(from as usize..from as usize + len),
@@ -162,15 +159,18 @@ fn words(values: impl IntoIterator<Item = i32>) -> Vec<u8> {
 
 /// What rank `rank` contributes as its element `index`.
 fn given(rank: usize, index: usize) -> i32 {
-    (rank as i32 + 1) * 1_000_003 ^ (index as i32).wrapping_mul(7919)
+    ((rank as i32 + 1) * 1_000_003) ^ (index as i32).wrapping_mul(7919)
 }
 
 fn contribution(rank: usize, len: u64) -> Vec<u8> {
     words((0..len as usize).map(|index| given(rank, index)))
 }
 
-/// Input, data before, and data after (`None`: undefined) of each rank.
-fn cases(shape: &Shape, world: u32) -> Vec<(Vec<u8>, Vec<u8>, Option<Vec<u8>>)> {
+/// Input, data before, and data after (`None`: undefined).
+type Case = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+/// The case of each rank.
+fn cases(shape: &Shape, world: u32) -> Vec<Case> {
     let sum = |index: usize| {
         (0..world as usize).fold(0_i32, |sum, rank| sum.wrapping_add(given(rank, index)))
     };
@@ -285,16 +285,14 @@ fn check(shapes: &[(Shape, Algorithm)], world: u32, lenders: Lenders, seed: u64)
         let lends = match lenders {
             Lenders::Nobody => false,
             Lenders::Everybody => true,
-            Lenders::Some => rank % 2 == 0,
+            Lenders::Some => rank.is_multiple_of(2),
         };
-        let loan =
-            LoanBase { segment: SEGMENT, generation: 0, data: Some(DATA_AT), input: Some(0) };
+        let loan = LoanBase { segment: 0, generation: 0, data: Some(DATA_AT), input: Some(0) };
         let task = Task {
             plan: &plans[operation][rank],
             seq: operation as u64,
             fingerprint: Fingerprint(operation as u64 + 100),
-            kernel: Some(kernel),
-            element_size: 4,
+            kernel: Some(&kernel),
             loan: lends.then_some(loan),
             loan_min: 8,
         };
@@ -395,8 +393,7 @@ fn another_operation_is_noticed_by_its_fingerprint_or_number() {
                 plan: &plans[rank],
                 seq,
                 fingerprint: Fingerprint(fingerprint),
-                kernel: Some(kernel),
-                element_size: 4,
+                kernel: Some(&kernel),
                 loan: None,
                 loan_min: 0,
             };
