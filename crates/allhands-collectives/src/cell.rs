@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use allhands_engine::{Finished, GroupKey, Refusal, Refused, Space};
 
+use crate::core::Medium;
 use crate::error::Error;
 use crate::primitive::{Condvar, Mutex, lock, wait};
 
@@ -57,18 +58,18 @@ impl Cell {
 /// Where the thread that drives leaves the key of a new group.
 #[derive(Debug, Default)]
 pub(crate) struct Joined {
-    key: Mutex<Option<Result<GroupKey, Refusal>>>,
+    key: Mutex<Option<Result<(GroupKey, Medium), Refusal>>>,
     there: Condvar,
 }
 
 impl Joined {
-    pub(crate) fn put(&self, key: Result<GroupKey, Refusal>) {
+    pub(crate) fn put(&self, key: Result<(GroupKey, Medium), Refusal>) {
         *lock(&self.key) = Some(key);
         self.there.notify_all();
     }
 
     /// Waits for the key, for a while. Whoever drives takes calls at every step, so it comes soon.
-    pub(crate) fn wait(&self) -> Option<Result<GroupKey, Refusal>> {
+    pub(crate) fn wait(&self) -> Option<Result<(GroupKey, Medium), Refusal>> {
         let mut key = lock(&self.key);
         if key.is_none() {
             key = wait(&self.there, key, None);

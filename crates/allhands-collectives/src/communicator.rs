@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use allhands_engine::flat::BOARD_CHANNEL;
 use allhands_engine::{GroupKey, GroupSpec, PointSubmission, Refusal, Space, Storage, Submission};
 use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::lend::{LendScope, lend_scope};
@@ -12,13 +13,15 @@ use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
 use smallvec::SmallVec;
 
 use crate::cell::{Cell, Outcome};
-use crate::core::Call;
+use crate::core::{Call, Medium};
 use crate::error::{Error, Invalid, Who};
+use crate::inline::{Caller, Ended, Slices};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
 use crate::pending::{Pending, judge};
 use crate::planner::Planner;
 use crate::primitive::{Mutex, lock};
+use crate::recipe::{Recipe, Recipes};
 use crate::selection::Selection;
 
 /// How one call differs from the group's defaults.
@@ -69,7 +72,7 @@ impl CallOptions {
 }
 
 /// A call, before it has buffers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// What is computed, in elements.
     pub shape: Shape,
@@ -97,7 +100,10 @@ pub struct Communicator {
     mesh: Arc<Mesh>,
     key: GroupKey,
     who: Arc<Who>,
+    /// How its ranks reach each other.
+    medium: Medium,
     planner: Mutex<Planner>,
+    recipes: Mutex<Recipes>,
     selection: Selection,
 }
 
@@ -114,11 +120,14 @@ impl Communicator {
         selection: Selection,
     ) -> Result<Self, Refusal> {
         let members = spec.members.clone();
+        let world = members.len() as u32;
         let at = members.iter().position(|&peer| peer == mesh.me());
-        let key = mesh.add_group(spec)?;
+        let (key, medium) = mesh.add_group(spec)?;
         let rank = Rank(at.map_or(0, |at| at as u32));
         let who = Arc::new(Who { group: name.into(), rank, members });
-        Ok(Self { mesh, key, who, planner: Mutex::new(Planner::default()), selection })
+        let planner = Mutex::new(Planner::new(world, rank, medium));
+        let recipes = Mutex::default();
+        Ok(Self { mesh, key, who, medium, planner, recipes, selection })
     }
 
     /// This process's rank.
@@ -145,6 +154,12 @@ impl Communicator {
         &self.who.members
     }
 
+    /// Whether its members share memory, through which their collectives on channel 0 go.
+    #[must_use]
+    pub fn shares_memory(&self) -> bool {
+        self.medium == Medium::Board
+    }
+
     /// The mesh below.
     #[must_use]
     pub fn mesh(&self) -> &Arc<Mesh> {
@@ -169,6 +184,26 @@ impl Communicator {
         self.mesh.shared().post(Call::Abort(self.key, Cause::UserAbort, why.into()));
     }
 
+    /// What a call comes down to, from those made lately if it is among them.
+    fn recipe(&self, spec: &Spec, options: &CallOptions) -> Result<Arc<Recipe>, Invalid> {
+        if let Some(recipe) = lock(&self.recipes).find(spec, options) {
+            return Ok(recipe);
+        }
+        let size = spec.dtype.map_or(1, DType::size);
+        let algorithm = options.algorithm.unwrap_or_else(|| self.algorithm(spec));
+        let kernel = match (spec.dtype, spec.reduction) {
+            (Some(dtype), Some(op)) => Some(Kernel::new(dtype, op)?),
+            _ => None,
+        };
+        let plan = lock(&self.planner).plan(&spec.shape, algorithm, size)?;
+        let descriptor = describe(spec, options, algorithm);
+        let mut recipes = lock(&self.recipes);
+        let number = recipes.number();
+        let recipe = Arc::new(Recipe::new(spec, options, kernel, plan, descriptor, number));
+        recipes.keep(recipe.clone());
+        Ok(recipe)
+    }
+
     fn submission(
         &self,
         spec: &Spec,
@@ -176,34 +211,23 @@ impl Communicator {
         input: Space,
         data: Space,
     ) -> Result<(Submission, Option<Space>), Box<Unstarted>> {
-        let operation = Operation::of(&spec.shape);
-        let (world, rank) = (self.world_size(), self.rank());
-        let algorithm = options.algorithm.unwrap_or_else(|| self.algorithm(spec));
-        let kernel = match (spec.dtype, spec.reduction) {
-            (Some(dtype), Some(op)) => Kernel::new(dtype, op).map(Some).map_err(Invalid::from),
-            _ => Ok(None),
-        };
-        let ready = kernel.and_then(|kernel| {
-            let plan = lock(&self.planner).plan(&spec.shape, algorithm, world, rank)?;
-            Ok((kernel, plan))
-        });
-        let (kernel, plan) = match ready {
-            Ok(ready) => ready,
+        let recipe = match self.recipe(spec, options) {
+            Ok(recipe) => recipe,
             Err(reason) => {
-                let error = self.who.invalid(operation, reason);
+                let error = self.who.invalid(Operation::of(&spec.shape), reason);
                 return Err(Box::new(Unstarted { error, input, data }));
             }
         };
-        let descriptor = describe(spec, options, algorithm);
         let now = Instant::now();
-        let (input, kept) = scaled(spec, kernel, input);
+        let call = &recipe.call;
+        let (input, kept) = scaled(spec, call.kernel, input);
         let submission = Submission {
             channel: options.channel,
-            plan,
-            kernel,
-            element_size: spec.dtype.map_or(1, DType::size),
-            descriptor,
-            fingerprint: descriptor.fingerprint(),
+            plan: call.plan.clone(),
+            kernel: call.kernel,
+            element_size: call.element_size,
+            descriptor: call.descriptor,
+            fingerprint: call.fingerprint,
             input,
             data,
             loan: None,
@@ -211,6 +235,26 @@ impl Communicator {
             deadline: now.checked_add(options.timeout),
         };
         Ok((submission, kept))
+    }
+
+    /// Runs a call in shared memory, on this thread, if it is one that can be.
+    #[inline]
+    fn inline(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        input: &[u8],
+        data: &mut [u8],
+    ) -> Option<Result<(), Error>> {
+        if self.medium != Medium::Board || options.channel != BOARD_CHANNEL {
+            return None;
+        }
+        let caller =
+            Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
+        match self.mesh.shared().run_inline(&caller, Slices { input, data })? {
+            Ended::Done => Some(Ok(())),
+            Ended::InCell(cell) => Some(self.settle(&cell, Operation::of(&spec.shape), options)),
+        }
     }
 
     /// Runs a collective on borrowed bytes and returns when it has ended. `inputs` and `outputs` are the
@@ -225,10 +269,21 @@ impl Communicator {
         inputs: impl IntoIterator<Item = &'a [u8]>,
         outputs: impl IntoIterator<Item = &'a mut [u8]>,
     ) -> Result<(), Error> {
+        let (mut inputs, mut outputs) = (inputs.into_iter().fuse(), outputs.into_iter().fuse());
+        let (input, output) = (inputs.next(), outputs.next());
+        let (more_input, more_output) = (inputs.next(), outputs.next());
+        let mut output = output;
+        if more_input.is_none() && more_output.is_none() {
+            let data = output.as_deref_mut().unwrap_or(&mut []);
+            if let Some(ended) = self.inline(spec, options, input.unwrap_or(&[]), data) {
+                return ended;
+            }
+        }
+        let inputs = input.into_iter().chain(more_input).chain(inputs);
+        let outputs = output.into_iter().chain(more_output).chain(outputs);
         lend_scope(|scope| {
-            let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(scope.lend(b))));
-            let data =
-                Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
+            let input = Space::list(inputs.map(|b| Storage::Lent(scope.lend(b))));
+            let data = Space::list(outputs.map(|b| Storage::LentMut(scope.lend_mut(b))));
             let (submission, _kept) =
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = Arc::new(Cell::default());

@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use allhands_engine::{Engine, GroupKey, GroupSpec, OpKey, PointSubmission, Refused, Submission};
+use allhands_engine::flat::{FlatCall, Ticket};
+use allhands_engine::{
+    Engine, GroupKey, GroupSpec, OpKey, PointSubmission, Refusal, Refused, Submission,
+};
 use allhands_transport::{Closed, Links, Port, Slices};
 use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
 
 use crate::cell::{Cell, Joined, Outcome};
+use crate::recipe::Recipe;
+use crate::shelf::Shelf;
 
 /// What other threads want from whoever drives.
 #[derive(Debug)]
@@ -32,6 +37,15 @@ pub(crate) enum Call {
     },
 }
 
+/// How the ranks of a group reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// By messages.
+    Links,
+    /// By messages, and by memory that all of them share.
+    Board,
+}
+
 /// What the service thread does outside the driver's seat, because it is foreign code.
 #[derive(Debug, Default)]
 pub(crate) struct Foreign {
@@ -44,6 +58,12 @@ pub(crate) struct Foreign {
 pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) links: Box<dyn Links>,
+    /// Memory that all ranks share, if they do.
+    pub(crate) shelf: Option<Shelf>,
+    /// The group whose operations run there.
+    shared: Option<GroupKey>,
+    /// What the last call there came down to.
+    pub(crate) recipe: Option<(GroupKey, Arc<Recipe>)>,
     cells: Vec<Option<Arc<Cell>>>,
     awaited: Vec<Peer>,
     /// Callers that have got an answer since the last delivery, refusals included.
@@ -90,10 +110,13 @@ const DIRECT_PENDING_MAX: usize = 4;
 const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
-    pub(crate) fn new(engine: Engine, links: Box<dyn Links>) -> Self {
+    pub(crate) fn new(engine: Engine, links: Box<dyn Links>, shelf: Option<Shelf>) -> Self {
         Self {
             engine,
             links,
+            shelf,
+            shared: None,
+            recipe: None,
             cells: Vec::new(),
             awaited: Vec::new(),
             answered: 0,
@@ -107,7 +130,7 @@ impl Core {
         // An operation that has ended has given its index back: the next one would take its cell.
         self.answer();
         match call {
-            Call::AddGroup(spec, joined) => joined.put(self.engine.add_group(spec)),
+            Call::AddGroup(spec, joined) => joined.put(self.add_group(spec)),
             Call::Collective(group, submission, cell) => {
                 let taken = self.engine.submit(group, *submission);
                 self.register(taken, cell);
@@ -139,6 +162,48 @@ impl Core {
             Call::Garbled(peer, why) => self.engine.handle_garbled(peer, &why),
             Call::Silent(peer, why) => self.engine.handle_silence(peer, &why),
             Call::Ping { stamp_us } => self.engine.ping_all(stamp_us),
+        }
+    }
+
+    /// The first group of all ranks gets the board.
+    fn add_group(&mut self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
+        let all = (0..self.links.world()).map(Peer).eq(spec.members.iter().copied());
+        let key = self.engine.add_group(spec)?;
+        if !all || self.shelf.is_none() || self.shared.is_some() {
+            return Ok((key, Medium::Links));
+        }
+        self.engine.share(key);
+        self.shared = Some(key);
+        Ok((key, Medium::Board))
+    }
+
+    /// Enters an operation that its caller runs and that has to wait.
+    pub(crate) fn enlist(
+        &mut self,
+        group: GroupKey,
+        call: &FlatCall,
+        ticket: &Ticket,
+        submitted: Instant,
+        deadline: Option<Instant>,
+        cell: Arc<Cell>,
+    ) -> OpKey {
+        let key = self.engine.enlist(group, call, ticket, submitted, deadline);
+        self.register(Ok(key), cell);
+        key
+    }
+
+    /// Runs what waits for the board. Returns whether anything was done.
+    pub(crate) fn poll_board(&mut self) -> bool {
+        match (&mut self.shelf, self.shared) {
+            (Some(shelf), Some(group)) => self.engine.poll_board(group, shelf),
+            _ => false,
+        }
+    }
+
+    /// In an idle moment: whether a member calls something else, in shared memory.
+    pub(crate) fn watch_board(&mut self) {
+        if let (Some(shelf), Some(group)) = (&self.shelf, self.shared) {
+            self.engine.watch_board(group, shelf);
         }
     }
 
@@ -270,7 +335,7 @@ mod tests {
     fn calls_taken_together_keep_their_own_outcomes_although_the_first_ends_at_once() {
         let (links, _control) = local::fabric(1).pop().unwrap();
         let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
-        let mut core = Core::new(engine, Box::new(links));
+        let mut core = Core::new(engine, Box::new(links), None);
         let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
         let group = core.engine.add_group(spec).unwrap();
         let cells: Vec<Arc<Cell>> = (0..3).map(|_| Arc::default()).collect();
@@ -290,7 +355,7 @@ mod tests {
     fn outcomes_that_nobody_takes_leave_the_seat_alive() {
         let (links, _control) = local::fabric(1).pop().unwrap();
         let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
-        let mut core = Core::new(engine, Box::new(links));
+        let mut core = Core::new(engine, Box::new(links), None);
         let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
         let group = core.engine.add_group(spec).unwrap();
         let kept = Arc::<Cell>::default();

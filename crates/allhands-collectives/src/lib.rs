@@ -10,13 +10,20 @@ mod cell;
 mod communicator;
 mod core;
 mod error;
+mod inline;
 mod mesh;
 mod operation;
 mod pending;
 mod planner;
 mod primitive;
+mod recipe;
 mod seat;
 mod selection;
+#[cfg(target_os = "linux")]
+mod shelf;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_shelf.rs"]
+mod shelf;
 
 pub use communicator::{CallOptions, Communicator, DEFAULT_TIMEOUT, Message, Scope, Spec};
 pub use error::{Context, Error, Invalid, Side};
@@ -25,6 +32,7 @@ pub use operation::{CallFacts, Operation};
 pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
 pub use selection::Selection;
+pub use shelf::Board;
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};

@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
-use allhands_transport::{Control, ControlEvent, Links, Wake};
+use allhands_transport::{Control, ControlEvent, Knock, Links, Wake};
 use allhands_wire::{ControlFrame, Message, Peer};
 
 use crate::cell::{Cell, Joined};
-use crate::core::{Call, Core, Foreign};
+use crate::core::{Call, Core, Foreign, Medium};
 use crate::primitive::{Mutex, lock};
 use crate::seat::{Seat, Turn};
+use crate::shelf::{Board, Shelf};
 
 /// How a driver waits, and how peers are watched.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +80,13 @@ pub(crate) struct Shared {
     inbox: Mutex<VecDeque<Call>>,
     inbox_filled: AtomicBool,
     control_out: Mutex<VecDeque<(Peer, ControlFrame)>>,
+    /// There is something in `control_out`.
+    control_waits: AtomicBool,
     foreign: Mutex<Foreign>,
     links_waker: Arc<dyn Wake>,
     control_waker: Arc<dyn Wake>,
+    /// Where peers say that they wait for this rank to read.
+    knock: Option<Arc<dyn Knock>>,
     /// The driver sleeps, or is about to: a new call must wake it.
     asleep: AtomicBool,
     /// Operations in flight and whatever else keeps the engine restless, as of the last step.
@@ -90,7 +95,7 @@ pub(crate) struct Shared {
     /// There is a group, so what peers send belongs to something.
     opened: AtomicBool,
     config: MeshConfig,
-    crowded: bool,
+    pub(crate) crowded: bool,
 }
 
 /// A process's connections to all its peers, shared by every group made of them.
@@ -120,6 +125,29 @@ impl Mesh {
         control: Box<dyn Control>,
         config: MeshConfig,
     ) -> std::io::Result<Self> {
+        Self::start_any(links, control, None, config)
+    }
+
+    /// A mesh of ranks that all share a host, with the boards through which its first group of all ranks runs
+    /// collectives. All ranks must do so, or none.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub fn start_shared(
+        links: Box<dyn Links>,
+        control: Box<dyn Control>,
+        board: Board,
+        config: MeshConfig,
+    ) -> std::io::Result<Self> {
+        Self::start_any(links, control, Some(Shelf(board)), config)
+    }
+
+    fn start_any(
+        links: Box<dyn Links>,
+        control: Box<dyn Control>,
+        shelf: Option<Shelf>,
+        config: MeshConfig,
+    ) -> std::io::Result<Self> {
         let (me, world) = (links.peer(), links.world());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let engine = Engine::new(me, world, config.engine, Instant::now());
@@ -127,10 +155,12 @@ impl Mesh {
             seat: Seat::new(),
             links_waker: links.waker(),
             control_waker: control.waker(),
-            core: Mutex::new(Core::new(engine, links)),
+            knock: links.knock(),
+            core: Mutex::new(Core::new(engine, links, shelf)),
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
             control_out: Mutex::new(VecDeque::new()),
+            control_waits: AtomicBool::new(false),
             foreign: Mutex::default(),
             asleep: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
@@ -158,7 +188,7 @@ impl Mesh {
         self.world
     }
 
-    pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
+    pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
         let added = self.shared.add_group(spec);
         if added.is_ok() && !self.shared.opened.swap(true, Ordering::AcqRel) {
             self.unpark();
@@ -195,7 +225,7 @@ impl Drop for Mesh {
 }
 
 /// The driver's seat, left on drop: also when a driver panics, nobody waits for it in vain.
-struct Sitting<'a> {
+pub(crate) struct Sitting<'a> {
     shared: &'a Shared,
     core: Option<std::sync::MutexGuard<'a, Core>>,
 }
@@ -222,8 +252,19 @@ impl Drop for Sitting<'_> {
 }
 
 impl Shared {
+    /// Takes the seat if it is free.
+    pub(crate) fn seat_free(&self) -> bool {
+        self.seat.try_take()
+    }
+
+    /// Whether other threads want something of whoever drives.
+    #[inline]
+    pub(crate) fn has_calls(&self) -> bool {
+        self.inbox_filled.load(Ordering::Relaxed)
+    }
+
     /// Sits down in the seat that was just taken.
-    fn sit(&self) -> Sitting<'_> {
+    pub(crate) fn sit(&self) -> Sitting<'_> {
         Sitting { shared: self, core: Some(lock(&self.core)) }
     }
 
@@ -248,7 +289,7 @@ impl Shared {
 
     /// Adds a group as a call to whoever drives. Waiting for the seat instead would wait for an operation
     /// that may need this group to end.
-    fn add_group(&self, spec: GroupSpec) -> Result<GroupKey, Refusal> {
+    fn add_group(&self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
         let joined = Arc::new(Joined::default());
         self.post(Call::AddGroup(spec, joined.clone()));
         loop {
@@ -296,7 +337,7 @@ impl Shared {
             let mut core = self.sit();
             self.drain(&mut core);
             core.apply(call);
-            self.drive(&mut core, cell, None);
+            self.drive(&mut core, cell, None, &mut |_| false);
         } else {
             self.enqueue(call);
             self.wait(cell, None);
@@ -316,7 +357,7 @@ impl Shared {
         match self.seat.take_unless(over, until) {
             // Who left the seat may have counted on this thread to take it.
             Turn::Done => self.hand_over(self.seat.is_deserted()),
-            Turn::Drive => self.drive(&mut self.sit(), cell, until),
+            Turn::Drive => self.drive(&mut self.sit(), cell, until, &mut |_| false),
         }
     }
 
@@ -331,7 +372,7 @@ impl Shared {
         let work = || {
             self.pending.load(Ordering::SeqCst) > 0
                 || self.inbox_filled.load(Ordering::SeqCst)
-                || !lock(&self.control_out).is_empty()
+                || self.control_waits.load(Ordering::SeqCst)
         };
         if deserted && work() {
             self.control_waker.wake();
@@ -374,6 +415,7 @@ impl Shared {
         }
         while let Some(frame) = core.poll_control() {
             lock(&self.control_out).push_back(frame);
+            self.control_waits.store(true, Ordering::SeqCst);
             told = true;
         }
         if told {
@@ -383,7 +425,15 @@ impl Shared {
 
     /// Drives until `cell` is done or the time is over: sends what is ready, tries what is awaited, and waits ever more
     /// patiently while nothing moves.
-    fn drive(&self, core: &mut Core, cell: &Cell, until: Option<Instant>) {
+    ///
+    /// `inline` runs what the calling thread itself has on the board, and says whether anything was done.
+    pub(crate) fn drive(
+        &self,
+        core: &mut Core,
+        cell: &Cell,
+        until: Option<Instant>,
+        inline: &mut dyn FnMut(&mut Core) -> bool,
+    ) {
         let mut idle: u32 = 0;
         let mut idle_since = None;
         let mut steps: u32 = 0;
@@ -400,12 +450,13 @@ impl Shared {
             if self.inbox_filled.load(Ordering::Relaxed) {
                 self.drain(core);
             }
+            let on_board = inline(core) | core.poll_board();
             core.flush();
             self.finish_step(core);
             if cell.is_done() {
                 return;
             }
-            let mut moved = core.receive();
+            let mut moved = core.receive() + usize::from(on_board);
             if moved == 0
                 && (core.engine.is_sending() || idle % POLLS_PER_LOOK == POLLS_PER_LOOK - 1)
             {
@@ -425,6 +476,7 @@ impl Shared {
                 }
                 continue;
             }
+            core.watch_board();
             let now = Instant::now();
             core.tick(now);
             if until.is_some_and(|until| now >= until) {
@@ -439,20 +491,27 @@ impl Shared {
                 continue;
             }
             let left = until.map_or(SLEEP_MAX, |until| until - now);
-            self.sleep(core, now, SLEEP_MAX.min(left));
+            self.sleep(core, now, SLEEP_MAX.min(left), inline);
         }
     }
 
     /// Sleeps until a link has something, a call comes, or the engine has something to do.
-    fn sleep(&self, core: &mut Core, now: Instant, longest: Duration) {
+    fn sleep(
+        &self,
+        core: &mut Core,
+        now: Instant,
+        longest: Duration,
+        inline: &mut dyn FnMut(&mut Core) -> bool,
+    ) {
         self.finish_step(core);
         let until = core.engine.next_deadline().map(|at| at.saturating_duration_since(now));
         let timeout = until.map_or(longest, |until| until.min(longest));
         self.asleep.store(true, Ordering::SeqCst);
-        // A call that came before the flag was up has not woken anybody.
-        if !self.inbox_filled.load(Ordering::SeqCst) {
-            core.poll(Some(timeout));
-        }
+        // What was published before the links were armed has not woken anybody, nor has a call that came before
+        // the flag was up.
+        core.links.arm();
+        let news = inline(core) | core.poll_board() || self.inbox_filled.load(Ordering::SeqCst);
+        core.poll(Some(if news { Duration::ZERO } else { timeout }));
         self.asleep.store(false, Ordering::SeqCst);
         core.tick(Instant::now());
     }
@@ -497,7 +556,9 @@ impl Service {
             }
             self.send_control();
             self.run_foreign();
-            let unattended = self.shared.pending.load(Ordering::SeqCst) > 0
+            let knocked = self.shared.knock.as_ref().is_some_and(|knock| knock.take());
+            let unattended = knocked
+                || self.shared.pending.load(Ordering::SeqCst) > 0
                 || self.shared.inbox_filled.load(Ordering::SeqCst);
             if unattended && !self.shared.seat.is_wanted() && self.shared.seat.try_take() {
                 self.attend(&mut self.shared.sit());
@@ -514,10 +575,13 @@ impl Service {
     fn attend(&self, core: &mut Core) {
         let shared = &self.shared;
         shared.drain(core);
+        core.poll_board();
+        // Somebody may wait for room, though nothing is awaited here.
+        core.poll(Some(Duration::ZERO));
         core.flush();
         shared.finish_step(core);
         if shared.pending.load(Ordering::SeqCst) > 0 && !shared.seat.is_wanted() {
-            shared.sleep(core, Instant::now(), SERVICE_SLEEP);
+            shared.sleep(core, Instant::now(), SERVICE_SLEEP, &mut |_| false);
         } else {
             core.tick(Instant::now());
         }
@@ -538,6 +602,8 @@ impl Service {
     }
 
     fn send_control(&mut self) {
+        // Before the queue is looked at: what is put there afterwards says so again.
+        self.shared.control_waits.store(false, Ordering::SeqCst);
         loop {
             let Some((peer, frame)) = lock(&self.shared.control_out).pop_front() else { return };
             // A peer that is gone or does not read is noticed elsewhere.

@@ -3,6 +3,7 @@
 use std::sync::MutexGuard;
 use std::time::Duration;
 
+pub(crate) use std::sync::atomic::AtomicUsize;
 pub(crate) use std::sync::{Condvar, Mutex};
 
 /// How long a parked thread sleeps before it looks again by itself. Nothing depends on it; it bounds the

@@ -3,23 +3,30 @@
 //!
 //! A thread that waits for an operation takes the seat if it is free, else parks. Who leaves the seat wakes
 //! a parked thread, which takes it in turn; the driver wakes parked threads also when their operations
-//! have ended. Both happen under one lock, so no wake-up is lost. The model check in
-//! `tests/seat_model.rs` includes this file as it is.
+//! have ended. Taking and leaving a seat that nobody else wants is one atomic operation each.
+//!
+//! Why no wake-up is lost: whoever parks counts itself in the seat's word first, looks once more, and parks under a
+//! lock that it took before. Leaving and announcing change the same word, so either they see the count, and
+//! then wake under that lock, or the one who parks sees what they did. The model check in `tests/seat_model.rs`
+//! includes this file as it is.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::primitive::{Condvar, Mutex, lock, wait};
+use crate::primitive::{AtomicUsize, Condvar, Mutex, lock, wait};
 
-#[derive(Debug, Default)]
-struct State {
-    taken: bool,
-    waiting: usize,
-}
+/// Somebody drives.
+const TAKEN: usize = 1;
+
+/// One parked thread, in the rest of the word.
+const WAITING: usize = 2;
 
 /// The driver's seat.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    state: Mutex<State>,
+    /// [`TAKEN`], and [`WAITING`] for each thread that parks.
+    word: AtomicUsize,
+    parking: Mutex<()>,
     changed: Condvar,
 }
 
@@ -34,61 +41,80 @@ pub(crate) enum Turn {
 
 impl Seat {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::default()), changed: Condvar::new() }
+        Self { word: AtomicUsize::new(0), parking: Mutex::new(()), changed: Condvar::new() }
     }
 
     /// Takes the seat if it is free.
+    #[inline]
     pub(crate) fn try_take(&self) -> bool {
-        !std::mem::replace(&mut lock(&self.state).taken, true)
+        let mut seen = self.word.load(Ordering::Relaxed);
+        while seen & TAKEN == 0 {
+            let taken = seen | TAKEN;
+            // Acquire: what the last driver did is visible to the next.
+            match self.word.compare_exchange_weak(seen, taken, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
     }
 
     /// Waits until `done` or until the seat is free, and takes it then. `done` must become true before
     /// [`Seat::announce`] is called for it; where it depends on the time, `until` says when to look.
     pub(crate) fn take_unless(&self, done: impl Fn() -> bool, until: Option<Instant>) -> Turn {
-        let mut state = lock(&self.state);
         loop {
             if done() {
                 return Turn::Done;
             }
-            if !state.taken {
-                state.taken = true;
+            if self.try_take() {
                 return Turn::Drive;
             }
-            state.waiting += 1;
-            let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
-            state = wait(&self.changed, state, patience);
-            state.waiting -= 1;
+            let parking = lock(&self.parking);
+            let before = self.word.fetch_add(WAITING, Ordering::AcqRel);
+            // Whoever leaves or announces from here on sees the count and wakes under the lock.
+            if before & TAKEN != 0 && !done() {
+                let patience = until.map(|at| at.saturating_duration_since(Instant::now()));
+                drop(wait(&self.changed, parking, patience));
+            }
+            self.word.fetch_sub(WAITING, Ordering::AcqRel);
         }
     }
 
     /// Leaves the seat. Returns whether a parked thread was woken to take it.
+    #[inline]
     pub(crate) fn leave(&self) -> bool {
-        let mut state = lock(&self.state);
-        state.taken = false;
-        let wanted = state.waiting > 0;
+        let wanted = self.word.fetch_and(!TAKEN, Ordering::AcqRel) >= WAITING;
         if wanted {
-            // All of them: one whose operation has ended would swallow a single wake-up.
-            self.changed.notify_all();
+            self.wake();
         }
         wanted
     }
 
     /// Operations of other threads have ended: they look again.
     pub(crate) fn announce(&self) {
-        let state = lock(&self.state);
-        if state.waiting > 0 {
-            self.changed.notify_all();
+        // A change, though of nothing: a plain look could miss a thread that has just counted itself.
+        if self.word.fetch_or(0, Ordering::AcqRel) >= WAITING {
+            self.wake();
         }
     }
 
+    /// Wakes all who park: one whose operation has ended would swallow a single wake-up.
+    #[cold]
+    fn wake(&self) {
+        let parking = lock(&self.parking);
+        self.changed.notify_all();
+        drop(parking);
+    }
+
     /// Whether nobody drives and nobody is parked who would.
+    #[inline]
     pub(crate) fn is_deserted(&self) -> bool {
-        let state = lock(&self.state);
-        !state.taken && state.waiting == 0
+        self.word.load(Ordering::Acquire) == 0
     }
 
     /// Whether a parked thread would rather drive.
     pub(crate) fn is_wanted(&self) -> bool {
-        lock(&self.state).waiting > 0
+        self.word.load(Ordering::Acquire) >= WAITING
     }
 }

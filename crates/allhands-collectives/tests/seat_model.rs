@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "test code")]
 
 mod primitive {
+    pub(crate) use loom::sync::atomic::AtomicUsize;
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 
     pub(crate) fn wait<'a, T>(

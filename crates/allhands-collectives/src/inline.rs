@@ -1,0 +1,215 @@
+//! Collectives in shared memory on the calling thread: the shortest way there is.
+//!
+//! A blocking call on a group with a board, when nothing else is in flight, needs no other thread, no entry in the
+//! engine and no memory of its own. It sits down in the driver's seat, runs its compiled plan, and gets up. Only when it
+//! has to wait for long does it become an operation like any other, with a deadline and a place among those that fail
+//! with their group.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use allhands_engine::GroupKey;
+use allhands_engine::flat::{FlatCall, FlatStep, Memory, Ticket};
+
+use crate::cell::Cell;
+use crate::communicator::{CallOptions, Spec};
+use crate::core::Core;
+use crate::mesh::Shared;
+use crate::recipe::Recipe;
+
+/// Looks at shared memory before the first pause: what a partner on another core needs to answer.
+const LOOKS_EAGER: u32 = 64;
+
+/// Looks, with a pause in between, before the thread lets others run. Only where every rank has a core.
+const LOOKS_PAUSED: u32 = 2000;
+
+/// Looks before the thread lets others run where ranks share cores.
+const LOOKS_CROWDED: u32 = 16;
+
+/// Looks between two looks at the clock while others run in between.
+const YIELDS_PER_LOOK: u32 = 16;
+
+/// How long a call waits before it becomes an operation of the engine. Short against every deadline and every
+/// answer to a failure, long against what a partner that runs needs.
+const ENLIST_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Borrowed buffers of one piece each.
+pub(crate) struct Slices<'a> {
+    pub(crate) input: &'a [u8],
+    pub(crate) data: &'a mut [u8],
+}
+
+/// The longest run within bounds.
+#[inline]
+fn clip(len: usize, offset: usize, max: usize) -> std::ops::Range<usize> {
+    let from = offset.min(len);
+    from..from.saturating_add(max).min(len)
+}
+
+impl Memory for Slices<'_> {
+    #[inline]
+    fn input(&self, offset: usize, max: usize) -> &[u8] {
+        &self.input[clip(self.input.len(), offset, max)]
+    }
+
+    #[inline]
+    fn data(&self, offset: usize, max: usize) -> &[u8] {
+        &self.data[clip(self.data.len(), offset, max)]
+    }
+
+    #[inline]
+    fn data_mut(&mut self, offset: usize, max: usize) -> &mut [u8] {
+        let range = clip(self.data.len(), offset, max);
+        &mut self.data[range]
+    }
+
+    #[inline]
+    fn both(&mut self, input: usize, data: usize, max: usize) -> (&[u8], &mut [u8]) {
+        let source = &self.input[clip(self.input.len(), input, max)];
+        let target = clip(self.data.len(), data, source.len());
+        (&source[..target.len()], &mut self.data[target])
+    }
+}
+
+/// How a call on the calling thread ended.
+pub(crate) enum Ended {
+    /// Well.
+    Done,
+    /// It became an operation of the engine, whose outcome is in this cell.
+    InCell(Arc<Cell>),
+}
+
+/// A call, and how to work out what it comes down to.
+pub(crate) struct Caller<'a> {
+    pub(crate) group: GroupKey,
+    pub(crate) spec: &'a Spec,
+    pub(crate) options: &'a CallOptions,
+    pub(crate) recipe: &'a dyn Fn() -> Option<Arc<Recipe>>,
+}
+
+impl Shared {
+    /// Runs a collective on the calling thread. `None`, and nothing done, if it has to go the ordinary way: somebody
+    /// else drives, or something is in flight.
+    #[inline]
+    pub(crate) fn run_inline(&self, caller: &Caller<'_>, mut memory: Slices<'_>) -> Option<Ended> {
+        if !self.seat_free() {
+            return None;
+        }
+        let mut core = self.sit();
+        if self.has_calls() {
+            return None;
+        }
+        // The recipe of the last call stays with the driver: repeating it needs no other lock.
+        let kept = core.recipe.take().filter(|(group, recipe)| {
+            *group == caller.group && recipe.is_for(caller.spec, caller.options)
+        });
+        let recipe = match kept {
+            Some((_, recipe)) => recipe,
+            None => (caller.recipe)()?,
+        };
+        let ended = self.run_recipe(&mut core, caller, &recipe, &mut memory);
+        core.recipe = Some((caller.group, recipe));
+        ended
+    }
+
+    #[inline]
+    fn run_recipe(
+        &self,
+        core: &mut Core,
+        caller: &Caller<'_>,
+        recipe: &Recipe,
+        memory: &mut Slices<'_>,
+    ) -> Option<Ended> {
+        if recipe.inline != Some((memory.input.len(), memory.data.len())) {
+            return None;
+        }
+        let (group, call) = (caller.group, &recipe.call);
+        let shelf = core.shelf.as_ref()?;
+        let mut ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
+        if self.spin(core, group, call, &mut ticket, memory) {
+            core.engine.finish_inline(group, call, &ticket);
+            return Some(Ended::Done);
+        }
+        let begun = Instant::now();
+        if self.crowd(core, group, call, &mut ticket, memory, begun) {
+            core.engine.finish_inline(group, call, &ticket);
+            return Some(Ended::Done);
+        }
+        let deadline = begun.checked_add(caller.options.timeout);
+        let cell = Arc::new(Cell::default());
+        let key = core.enlist(group, call, &ticket, begun, deadline, cell.clone());
+        self.drive(core, &cell, None, &mut |core: &mut Core| {
+            let step = match &mut core.shelf {
+                Some(shelf) => {
+                    core.engine.poll_inline(group, call, None, &mut ticket, shelf, memory)
+                }
+                None => FlatStep::Done,
+            };
+            core.engine.settle_inline(key, step)
+        });
+        core.engine.release_inline(group);
+        Some(Ended::InCell(cell))
+    }
+
+    /// Looks again and again, as long as a partner that runs on another core may need. Returns whether the call has ended.
+    #[inline]
+    fn spin<M: Memory>(
+        &self,
+        core: &mut Core,
+        group: GroupKey,
+        call: &FlatCall,
+        ticket: &mut Ticket,
+        memory: &mut M,
+    ) -> bool {
+        let Some(shelf) = &mut core.shelf else { return false };
+        let most = if self.crowded { LOOKS_CROWDED } else { LOOKS_EAGER + LOOKS_PAUSED };
+        let mut looks = 0;
+        loop {
+            match core.engine.poll_inline(group, call, None, ticket, shelf, memory) {
+                FlatStep::Done => return true,
+                FlatStep::Waiting { moved: true, .. } => looks = 0,
+                FlatStep::Waiting { moved: false, .. } => {}
+                FlatStep::Mismatch { .. } | FlatStep::Garbled { .. } => return false,
+            }
+            looks += 1;
+            if looks >= most {
+                return false;
+            }
+            if looks > LOOKS_EAGER || self.crowded {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Looks, and lets other threads run in between. Returns whether the call has ended; gives up when there is something
+    /// else to be seen to.
+    fn crowd<M: Memory>(
+        &self,
+        core: &mut Core,
+        group: GroupKey,
+        call: &FlatCall,
+        ticket: &mut Ticket,
+        memory: &mut M,
+        mut since: Instant,
+    ) -> bool {
+        let Some(shelf) = &mut core.shelf else { return false };
+        let mut yields: u32 = 0;
+        while !self.has_calls() {
+            std::thread::yield_now();
+            match core.engine.poll_inline(group, call, None, ticket, shelf, memory) {
+                FlatStep::Done => return true,
+                FlatStep::Waiting { moved: true, .. } => {
+                    since = Instant::now();
+                    yields = 0;
+                }
+                FlatStep::Waiting { moved: false, .. } => {}
+                FlatStep::Mismatch { .. } | FlatStep::Garbled { .. } => return false,
+            }
+            yields += 1;
+            if yields.is_multiple_of(YIELDS_PER_LOOK) && since.elapsed() >= ENLIST_AFTER {
+                return false;
+            }
+        }
+        false
+    }
+}

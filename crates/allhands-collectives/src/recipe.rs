@@ -1,0 +1,96 @@
+//! Calls that were made before: everything that does not depend on the buffers, worked out once.
+
+use std::sync::Arc;
+
+use allhands_engine::Prepared;
+use allhands_engine::flat::FlatCall;
+use allhands_plan::Algorithm;
+use allhands_tensor::{DType, Kernel, ReduceOp};
+use allhands_wire::Descriptor;
+
+use crate::communicator::{CallOptions, Spec};
+
+/// Recipes kept for one group. A training step repeats a few dozen calls; each recipe is found by comparison, the
+/// latest first.
+const RECIPES_KEPT: usize = 64;
+
+/// What a call comes down to.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    spec: Spec,
+    asked: Option<Algorithm>,
+    label: String,
+    pub(crate) call: FlatCall,
+    /// Bytes of input and output of a call that can run on the calling thread as it is.
+    pub(crate) inline: Option<(usize, usize)>,
+}
+
+impl Recipe {
+    pub(crate) fn new(
+        spec: &Spec,
+        options: &CallOptions,
+        kernel: Option<Kernel>,
+        plan: Arc<Prepared>,
+        descriptor: Descriptor,
+        identity: u64,
+    ) -> Self {
+        let element_size = spec.dtype.map_or(1, DType::size);
+        let bytes = |elements: u64| (elements as usize).checked_mul(element_size);
+        let lens = bytes(plan.plan().input_len()).zip(bytes(plan.plan().data_len()));
+        // What is scaled first needs another copy of its input.
+        let scales = matches!(spec.reduction, Some(ReduceOp::PremulSum(_)));
+        let complete = kernel.is_some() || !plan.reduces();
+        let inline = lens.filter(|_| plan.flat().is_some() && complete && !scales);
+        let fingerprint = descriptor.fingerprint();
+        let call = FlatCall { plan, kernel, element_size, descriptor, fingerprint, identity };
+        let (asked, label) = (options.algorithm, options.label.clone());
+        Self { spec: spec.clone(), asked, label, call, inline }
+    }
+
+    #[inline]
+    pub(crate) fn is_for(&self, spec: &Spec, options: &CallOptions) -> bool {
+        // Calls without a label are the rule, and comparing bytes at the address of an empty string is slow: some
+        // libraries read there with a mask, which the processor has to sort out.
+        let same_label = match (self.label.len(), options.label.len()) {
+            (0, 0) => true,
+            _ => self.label == options.label,
+        };
+        self.spec == *spec && self.asked == options.algorithm && same_label
+    }
+}
+
+/// The recipes of a group's latest calls, the last one first.
+#[derive(Debug, Default)]
+pub(crate) struct Recipes {
+    latest: Vec<Arc<Recipe>>,
+    made: u64,
+}
+
+impl Recipes {
+    /// The recipe for a call, if one like it was made lately.
+    #[inline]
+    pub(crate) fn find(&mut self, spec: &Spec, options: &CallOptions) -> Option<Arc<Recipe>> {
+        match self.latest.first() {
+            Some(last) if last.is_for(spec, options) => Some(last.clone()),
+            _ => self.search(spec, options),
+        }
+    }
+
+    fn search(&mut self, spec: &Spec, options: &CallOptions) -> Option<Arc<Recipe>> {
+        let at = self.latest.iter().position(|recipe| recipe.is_for(spec, options))?;
+        self.latest[..=at].rotate_right(1);
+        Some(self.latest[0].clone())
+    }
+
+    /// A number for a new recipe.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// Keeps a recipe, and forgets the one that was not asked for the longest.
+    pub(crate) fn keep(&mut self, recipe: Arc<Recipe>) {
+        self.latest.truncate(RECIPES_KEPT - 1);
+        self.latest.insert(0, recipe);
+    }
+}
