@@ -39,6 +39,8 @@ pub struct Config {
     /// How long a peer may be silent before it counts as lost. A process that dies is noticed at once;
     /// this is for hosts and links that vanish and for processes that are stopped.
     pub peer_timeout: Duration,
+    /// How ranks of one host reach each other. Must be equal on all ranks.
+    pub transport: Transport,
     /// Interface, ports and buffers.
     pub tcp: TcpConfig,
     /// Which algorithm at which size.
@@ -58,11 +60,23 @@ impl Default for Config {
             rendezvous_timeout: DEFAULT_RENDEZVOUS_TIMEOUT,
             heartbeat: Duration::from_millis(500),
             peer_timeout: Duration::from_secs(5),
+            transport: Transport::default(),
             tcp: TcpConfig::default(),
             table: TableChoice::default(),
             determinism: Determinism::default(),
         }
     }
+}
+
+/// How ranks of one host reach each other. Ranks of different hosts always use TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Shared memory where the system allows it; where it does not, TCP, with a warning in the log.
+    #[default]
+    Auto,
+    /// TCP, as between hosts.
+    Tcp,
 }
 
 /// Which table of algorithms a group uses.
@@ -79,6 +93,7 @@ impl Config {
     pub(crate) fn selection(&self, spread: Spread) -> Selection {
         let table = match (&self.table, spread) {
             (TableChoice::Given(table), _) => table.clone(),
+            (TableChoice::Auto, Spread::OneMemory) => Table::shared_memory(),
             (TableChoice::Auto, Spread::OneHost) => Table::tcp_loopback(),
             (TableChoice::Auto, Spread::ManyHosts) => Table::network(),
         };
@@ -89,6 +104,8 @@ impl Config {
 /// Where the ranks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
+    /// All on one host, sharing memory.
+    OneMemory,
     OneHost,
     ManyHosts,
 }

@@ -9,6 +9,8 @@ use allhands_plan::Rank;
 use allhands_transport::interface::{InterfaceChoice, InterfaceError};
 use allhands_wire::{JobKey, KeyError};
 
+use crate::config::Transport;
+
 /// The variables that a launcher must set: torchrun's, which our own launcher sets too.
 pub const REQUIRED: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
 
@@ -28,6 +30,9 @@ pub const TIMEOUT: &str = "ALLHANDS_TIMEOUT_SECONDS";
 
 /// How long ranks wait for each other at the start, in seconds.
 pub const RENDEZVOUS_TIMEOUT: &str = "ALLHANDS_RENDEZVOUS_TIMEOUT_SECONDS";
+
+/// How ranks of one host reach each other: `auto` or `tcp`.
+pub const TRANSPORT: &str = "ALLHANDS_TRANSPORT";
 
 /// Where ranks meet, and who this one is, as the launcher says.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub struct Launch {
     pub timeout: Option<Duration>,
     /// How long ranks wait for each other, if it was said.
     pub rendezvous_timeout: Option<Duration>,
+    /// How ranks of one host reach each other, if it was said.
+    pub transport: Option<Transport>,
 }
 
 /// Who runs the store.
@@ -243,6 +250,7 @@ impl Launch {
             interface: interface(variables)?,
             timeout: seconds(variables, TIMEOUT)?,
             rendezvous_timeout: seconds(variables, RENDEZVOUS_TIMEOUT)?,
+            transport: transport(variables)?,
         })
     }
 
@@ -293,6 +301,17 @@ fn key(variables: &impl Variables) -> Result<Option<JobKey>, EnvError> {
         .map_err(|error| EnvError::KeyFile { path, reason: error.to_string() })?;
     let key = JobKey::from_hex(text.trim());
     key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY_FILE, source })
+}
+
+fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> {
+    match variables.value(TRANSPORT) {
+        None => Ok(None),
+        Some(value) => match value.trim() {
+            "auto" => Ok(Some(Transport::Auto)),
+            "tcp" => Ok(Some(Transport::Tcp)),
+            _ => Err(EnvError::Value { variable: TRANSPORT, value, expected: "auto or tcp" }),
+        },
+    }
 }
 
 fn interface(variables: &impl Variables) -> Result<Option<InterfaceChoice>, EnvError> {
@@ -366,6 +385,7 @@ mod tests {
         assert!(with("MASTER_ADDR", "no.such.host.invalid").contains("does not resolve"));
         assert!(with("ALLHANDS_JOB_KEY", "abc").contains("ALLHANDS_JOB_KEY"));
         assert!(with("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
+        assert!(with("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
         assert!(with("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
     }
 }

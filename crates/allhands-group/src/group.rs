@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allhands_collectives::{CallOptions, Communicator, Mesh, MeshConfig};
+use allhands_collectives::{Board, CallOptions, Communicator, Mesh, MeshConfig};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Rank, WORLD_MAX};
 use allhands_store::{
@@ -15,9 +15,10 @@ use allhands_transport::tcp::{Endpoint, Listener, Membership};
 use allhands_transport::{Control, Links, local};
 use allhands_wire::{JobKey, Peer};
 
-use crate::config::{Config, Spread};
+use crate::config::{Config, Spread, Transport};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
+use crate::memory;
 
 /// Longest wait that a moment is computed for; a longer limit means "never".
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -82,6 +83,7 @@ impl ProcessGroup {
         config.key = launch.key.clone().or(config.key);
         config.timeout = launch.timeout.unwrap_or(config.timeout);
         config.rendezvous_timeout = launch.rendezvous_timeout.unwrap_or(config.rendezvous_timeout);
+        config.transport = launch.transport.unwrap_or(config.transport);
         config.tcp.master = launch.master_address();
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
         let store = Arc::new(store(launch, &config)?);
@@ -136,8 +138,14 @@ impl ProcessGroup {
             tracing::debug!(joined = progress.joined, world = progress.world, "forming the mesh");
             ControlFlow::Continue(())
         })?;
+        let joined = match config.transport {
+            Transport::Tcp => Joined::over(Box::new(mesh.links), on_host),
+            Transport::Auto => {
+                memory::share(&meeting, &membership, mesh.links, &mesh.control, on_host, deadline)?
+            }
+        };
         meeting.clear();
-        Self::over(Box::new(mesh.links), Box::new(mesh.control), on_host, config, Some(store))
+        Self::over(joined, Box::new(mesh.control), config, Some(store))
     }
 
     /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
@@ -159,29 +167,38 @@ impl ProcessGroup {
         local::fabric(world_size)
             .into_iter()
             .map(|(links, control)| {
-                Self::over(Box::new(links), Box::new(control), world_size, config, None)
+                let joined = Joined::over(Box::new(links), world_size);
+                Self::over(joined, Box::new(control), config, None)
             })
             .collect()
     }
 
     fn over(
-        links: Box<dyn Links>,
+        joined: Joined,
         control: Box<dyn Control>,
-        on_host: u32,
         config: &Config,
         store: Option<Arc<dyn Store>>,
     ) -> Result<Self, Error> {
+        let Joined { links, board, on_host } = joined;
         let world = links.world();
+        let spread = match board {
+            Some(_) => Spread::OneMemory,
+            None if on_host == world => Spread::OneHost,
+            None => Spread::ManyHosts,
+        };
         let mesh_config = MeshConfig {
             heartbeat: config.heartbeat,
             peer_timeout: config.peer_timeout,
             ..MeshConfig::new(on_host)
         };
-        let mesh = Mesh::start(links, control, mesh_config).map_err(|error| Error::System {
+        let mesh = match board {
+            Some(board) => Mesh::start_shared(links, control, board, mesh_config),
+            None => Mesh::start(links, control, mesh_config),
+        };
+        let mesh = mesh.map_err(|error| Error::System {
             what: "a service thread",
             reason: error.to_string(),
         })?;
-        let spread = if on_host == world { Spread::OneHost } else { Spread::ManyHosts };
         let spec = GroupSpec {
             id: group_id(&config.job_id, &config.name),
             epoch: config.epoch,
@@ -211,6 +228,12 @@ impl ProcessGroup {
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.communicator.name()
+    }
+
+    /// Whether all ranks are on one host and share memory, so that collectives go through it.
+    #[must_use]
+    pub fn shares_memory(&self) -> bool {
+        self.inner.communicator.shares_memory()
     }
 
     /// The store through which the ranks met, if there was one.
@@ -291,22 +314,60 @@ fn entry_of(rank: u32) -> String {
     format!("rank/{rank}")
 }
 
+/// How this rank reaches the others.
+pub(crate) struct Joined {
+    pub(crate) links: Box<dyn Links>,
+    /// Memory that all of them share, if they do.
+    pub(crate) board: Option<Board>,
+    /// Ranks on this host, this one included.
+    pub(crate) on_host: u32,
+}
+
+impl Joined {
+    /// By links alone.
+    pub(crate) fn over(links: Box<dyn Links>, on_host: u32) -> Self {
+        Self { links, board: None, on_host }
+    }
+}
+
 /// Ranks meeting in a store.
-struct Meeting {
-    store: PrefixStore,
-    rank: Rank,
-    world_size: u32,
+pub(crate) struct Meeting {
+    pub(crate) store: PrefixStore,
+    pub(crate) rank: Rank,
+    pub(crate) world_size: u32,
     deadline: Instant,
     limit: Duration,
 }
 
 impl Meeting {
-    fn failed(&self, source: StoreError) -> Error {
+    pub(crate) fn failed(&self, source: StoreError) -> Error {
         Error::Store { rank: self.rank, world_size: self.world_size, source }
     }
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The same meeting in a room of its own.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn within(&self, room: &str) -> Self {
+        let store = PrefixStore::new(room.to_owned(), Arc::new(self.store.clone()));
+        let Self { rank, world_size, deadline, limit, .. } = *self;
+        Self { store, rank, world_size, deadline, limit }
+    }
+
+    /// Publishes `value` under `key`.
+    pub(crate) fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.store.set(key, value).map_err(|e| self.failed(e))
+    }
+
+    /// What `rank` publishes under `key`.
+    pub(crate) fn fetch(&self, key: &str, rank: u32) -> Result<Vec<u8>, Error> {
+        match self.store.get_within(key, self.left()) {
+            Ok(value) => Ok(value),
+            Err(error) if error.is_timeout() => Err(self.missing(vec![Rank(rank)])),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// The configured key, or the one that rank 0 draws and publishes.
@@ -323,16 +384,10 @@ impl Meeting {
                 what: "random bytes",
                 reason: error.to_string(),
             })?;
-            self.store.set(KEY, &bytes).map_err(|e| self.failed(e))?;
+            self.set(KEY, &bytes)?;
             return Ok(JobKey::new(bytes));
         }
-        let bytes = match self.store.get_within(KEY, self.left()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_timeout() => {
-                return Err(self.missing(vec![Rank(0)]));
-            }
-            Err(error) => return Err(self.failed(error)),
-        };
+        let bytes = self.fetch(KEY, 0)?;
         match <[u8; JobKey::LEN]>::try_from(bytes.as_slice()) {
             Ok(bytes) => Ok(JobKey::new(bytes)),
             Err(_) => Err(Error::PublishedKey { bytes: bytes.len(), expected: JobKey::LEN }),

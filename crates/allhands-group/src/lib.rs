@@ -10,6 +10,11 @@ mod config;
 pub mod env;
 mod error;
 mod group;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_memory.rs"]
+mod memory;
 mod scope;
 mod verbs;
 mod work;
@@ -25,7 +30,7 @@ pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef
 /// The mesh over TCP: what [`Config::tcp`] takes and [`Error::Transport`] tells.
 pub use allhands_transport as transport;
 pub use allhands_wire::{JobKey, KeyError};
-pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, TableChoice};
+pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, TableChoice, Transport};
 pub use error::Error;
 pub use group::ProcessGroup;
 pub use scope::Scope;

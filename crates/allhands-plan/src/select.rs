@@ -248,6 +248,28 @@ impl Table {
         ])
     }
 
+    /// For ranks of one host that share memory: a publication reaches everybody at once, so no algorithm with rounds
+    /// is ever better. What is left to choose is whether every rank combines everything, or each its block.
+    #[must_use]
+    pub fn shared_memory() -> Self {
+        use Algorithm as A;
+        use Collective as C;
+        Self::of(&[
+            (C::AllReduce, Worlds::UpTo(2), MIB, A::Direct),
+            (C::AllReduce, Worlds::UpTo(4), 8 * KIB, A::Direct),
+            (C::AllReduce, Worlds::ANY, 4 * KIB, A::Direct),
+            (C::AllReduce, Worlds::ANY, ALWAYS, A::TwoShot),
+            (C::Broadcast, Worlds::ANY, ALWAYS, A::Direct),
+            (C::Reduce, Worlds::ANY, ALWAYS, A::Direct),
+            (C::AllGather, Worlds::ANY, ALWAYS, A::Direct),
+            (C::Gather, Worlds::ANY, ALWAYS, A::Direct),
+            (C::Scatter, Worlds::ANY, ALWAYS, A::Direct),
+            (C::ReduceScatter, Worlds::ANY, ALWAYS, A::Direct),
+            (C::AllToAll, Worlds::ANY, ALWAYS, A::Direct),
+            (C::Barrier, Worlds::ANY, ALWAYS, A::KAry),
+        ])
+    }
+
     /// For ranks on different hosts. Made with the cost model between 10 Gbit/s and 12 GB/s. Modelled on
     /// [`Network::cluster`](crate::Network::cluster) with overlapped reductions, its all-reduce at 1 024
     /// and 16 384 ranks of 1 KiB, 1 MiB, 25 MiB and 1 GiB is within 1 % of the lower bound of rounds and

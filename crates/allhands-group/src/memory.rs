@@ -1,0 +1,186 @@
+//! Ranks of one host agree to share memory, once their mesh stands.
+//!
+//! Nothing here can fail a group: what does not work out is told once in the log, and goes over the network.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use allhands_collectives::Board;
+use allhands_shm::layout::Layout;
+use allhands_shm::links::{HostLink, HostLinks};
+use allhands_shm::meet::{Door, HostPeer, Member, Name, Offer};
+use allhands_shm::ring;
+use allhands_shm::segment::OwnSegment;
+use allhands_shm::wake::{Barrier, Bells, Knocker, event};
+use allhands_store::{Store, StoreError};
+use allhands_transport::tcp::{Membership, TcpControl, TcpLinks};
+
+use crate::error::Error;
+use crate::group::{Joined, Meeting};
+
+/// A door that was opened before the mesh was formed, and what this rank will offer there.
+pub(crate) struct Prepared {
+    door: Door,
+    layout: Layout,
+    offer: Offer,
+}
+
+/// Opens a door, if this rank has memory to share. Its reason, if not.
+fn open(world_size: u32) -> Result<Prepared, String> {
+    let layout = Layout::new(world_size)
+        .ok_or_else(|| format!("{world_size} ranks are too many to share memory"))?;
+    let segment = OwnSegment::create(layout.segment_len()).map_err(|e| e.to_string())?;
+    let bell = event().map_err(|e| e.to_string())?;
+    let knocker = event().map_err(|e| e.to_string())?;
+    let door = Door::open().map_err(|e| e.to_string())?;
+    let (segment, barrier) = (Arc::new(segment), Barrier::register());
+    let offer = Offer { segment, bell, knocker, barrier, arena: None };
+    Ok(Prepared { door, layout, offer })
+}
+
+/// Finds the ranks of this host and swaps memory with them. `links` are the network's; they come back, alone or below
+/// the rings. `on_host` ranks have this one's address. Every rank of the mesh calls this, with memory or without.
+///
+/// # Errors
+/// The store fails, or ranks do not come in time.
+pub(crate) fn share(
+    meeting: &Meeting,
+    membership: &Membership,
+    links: TcpLinks,
+    control: &TcpControl,
+    on_host: u32,
+    deadline: Instant,
+) -> Result<Joined, Error> {
+    let Membership { job_id, key, epoch, me, world } = membership.clone();
+    let member = Member { job_id, key, epoch, me, world };
+    let prepared = match open(world) {
+        Ok(prepared) => Some(prepared),
+        Err(reason) => {
+            tracing::warn!(reason, "no shared memory: ranks of this host use the network");
+            None
+        }
+    };
+    let mine = prepared.as_ref().map_or(Vec::new(), |p| p.door.name().to_vec());
+    let doors = meeting.all("door", &mine)?;
+    let names: Vec<Option<Name>> =
+        doors.iter().map(|name| Name::try_from(name.as_slice()).ok()).collect();
+    // What follows belongs to this meeting, and not to one of the same name before or after it.
+    let room = meeting.within(&hex(&doors[0]));
+    let (hall, meeting) = (meeting, room);
+    let Some(prepared) = prepared else {
+        let nobody = vec![0; world as usize];
+        meeting.all("reach", &nobody)?;
+        hall.leave("door");
+        meeting.all("met", &nobody)?;
+        meeting.forget(["reach", "met"], world)?;
+        return Ok(Joined::over(Box::new(links), on_host));
+    };
+    let Prepared { door, layout, offer } = prepared;
+    let reached = door.reach(&names, member.me);
+    let mut bits: Vec<u8> = reached.iter().map(|stream| u8::from(stream.is_some())).collect();
+    bits.resize(world as usize, 0);
+    let matrix = meeting.all("reach", &bits)?;
+    // Everybody has read the doors; the next meeting must not.
+    hall.leave("door");
+    let has = |row: &[u8], rank: usize| row.get(rank) == Some(&1);
+    let me = member.me.index();
+    let reached_by: Vec<bool> = matrix.iter().map(|row| has(row, me)).collect();
+    let results = door.meet(&member, layout, &offer, reached, &reached_by, deadline);
+    let mut peers: Vec<Option<HostPeer>> = Vec::new();
+    for result in results {
+        peers.push(match result {
+            Some(Ok(peer)) => Some(peer),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no shared memory with a rank of this host: it uses the network");
+                None
+            }
+            None => None,
+        });
+    }
+    let bits: Vec<u8> = peers.iter().map(|peer| u8::from(peer.is_some())).collect();
+    let matrix = meeting.all("met", &bits)?;
+    meeting.forget(["reach", "met"], world)?;
+    // A pair is one if both say so; the board is for all, or for nobody.
+    for (rank, peer) in peers.iter_mut().enumerate() {
+        if !has(&matrix[rank], me) {
+            *peer = None;
+        }
+    }
+    let pair = |a: usize, b: usize| a == b || (has(&matrix[a], b) && has(&matrix[b], a));
+    let ranks = 0..world as usize;
+    let complete = world > 1 && ranks.clone().all(|a| ranks.clone().all(|b| pair(a, b)));
+    let sharing = 1 + peers.iter().flatten().count() as u32;
+    if sharing == 1 {
+        return Ok(Joined::over(Box::new(links), on_host));
+    }
+    let watched =
+        links.watch(offer.bell.as_fd()).and_then(|()| control.watch(offer.knocker.as_fd()));
+    watched
+        .map_err(|error| Error::System { what: "to watch an event", reason: error.to_string() })?;
+    let Offer { segment, bell, knocker, barrier, .. } = offer;
+    let mut hosts = Vec::new();
+    let mut bells = Vec::new();
+    let mut segments = Vec::new();
+    for (rank, peer) in peers.into_iter().enumerate() {
+        let Some(HostPeer { segment: theirs, bell, process, .. }) = peer else {
+            hosts.push(None);
+            bells.push(None);
+            segments.push(None);
+            continue;
+        };
+        let (writer, reader) = ring::ends(layout, &segment, me, &theirs, rank);
+        hosts.push(Some(HostLink { writer, reader, process }));
+        bells.push(Some(bell));
+        segments.push(Some(theirs));
+    }
+    let bells = Arc::new(Bells::new(layout, segment.clone(), bell, barrier, bells));
+    let board =
+        complete.then(|| Board::new(segment, segments, me, layout.board_at(), bells.clone()));
+    tracing::info!(ranks = sharing, of = world, board = complete, "sharing memory on this host");
+    let links = HostLinks::new(Box::new(links), hosts, bells, Knocker(knocker));
+    Ok(Joined { links: Box::new(links), board, on_host: on_host.max(sharing) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Meeting {
+    /// Publishes `mine` under `what` and collects everybody's, in rank order.
+    fn all(&self, what: &str, mine: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let key = |rank: u32| format!("{what}/{rank}");
+        // A store may not take an empty value for one.
+        let mut value = vec![1];
+        value.extend_from_slice(mine);
+        self.set(&key(self.rank.0), &value)?;
+        (0..self.world_size)
+            .map(|rank| {
+                self.fetch(&key(rank), rank).map(|value| value[1.min(value.len())..].to_vec())
+            })
+            .collect()
+    }
+
+    /// Takes away what this rank published under `what`.
+    fn leave(&self, what: &str) {
+        // A store that is gone by now has nothing to be cleared.
+        let _ = self.store.delete_key(&format!("{what}/{}", self.rank.0));
+    }
+
+    /// Clears what [`Meeting::all`] left, once everybody has read it.
+    fn forget(&self, whats: [&str; 2], world: u32) -> Result<(), Error> {
+        let done = "read".to_owned();
+        let readers = self.store.add(&done, 1).map_err(|e| self.failed(e))?;
+        if readers == i64::from(world) {
+            let clear = |key: &str| -> Result<bool, StoreError> { self.store.delete_key(key) };
+            for rank in 0..world {
+                // What is left behind is a few bytes under a name that is never used again.
+                for what in whats {
+                    let _ = clear(&format!("{what}/{rank}"));
+                }
+            }
+            let _ = clear(&done);
+        }
+        Ok(())
+    }
+}
