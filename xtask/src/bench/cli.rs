@@ -84,8 +84,10 @@ pub struct Args {
 /// How bytes travel between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
-    /// What allhands chooses between processes, today sockets; peers are held to the same.
+    /// What every system chooses between processes of one host.
     Auto,
+    /// The same, and a failure where allhands does not share memory.
+    Shm,
     /// Sockets over the loopback interface, for everybody.
     Tcp,
     /// Ranks as threads of one process; has no peers.
@@ -98,15 +100,16 @@ impl Transport {
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Shm => "shm",
             Self::Tcp => "tcp",
             Self::Local => "local",
         }
     }
 
-    /// Whether every system is held to sockets. TCP is also what `auto` means between processes.
+    /// Whether every system is held to sockets.
     #[must_use]
     pub fn is_tcp(self) -> bool {
-        matches!(self, Self::Tcp | Self::Auto)
+        self == Self::Tcp
     }
 }
 

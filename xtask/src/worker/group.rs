@@ -3,13 +3,14 @@
 use std::thread;
 
 use allhands_group::{ProcessGroup, Rank, ReduceOp, TensorMut, TensorRef};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::collectives::Collectives;
 use super::control::Control;
 use super::measure::serve;
 use super::pattern::Value;
 use crate::bench::cells::Reduction;
+use crate::bench::protocol::SHARE_VARIABLE;
 
 /// Messages of send_recv carry this tag.
 const TAG: u32 = 0;
@@ -21,6 +22,10 @@ const TAG: u32 = 0;
 pub fn join() -> Result<()> {
     let control = Control::connect()?;
     let group = ProcessGroup::from_env().context("cannot join the group")?;
+    ensure!(
+        std::env::var_os(SHARE_VARIABLE).is_none() || group.shares_memory(),
+        "this rank does not share memory with all others; its log says why"
+    );
     serve(&control, &Ours(group))
 }
 

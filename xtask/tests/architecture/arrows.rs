@@ -9,8 +9,9 @@ use serde_json::Value;
 pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("allhands", &["allhands-group"]),
     ("allhands-group", &["allhands-collectives", "allhands-store", "allhands-tensor"]),
-    ("allhands-collectives", &["allhands-engine", "allhands-transport"]),
+    ("allhands-collectives", &["allhands-engine", "allhands-shm"]),
     ("allhands-engine", &["allhands-plan", "allhands-wire", "allhands-tensor"]),
+    ("allhands-shm", &["allhands-tensor", "allhands-transport"]),
     ("allhands-transport", &["allhands-wire"]),
     ("allhands-store", &[]),
     ("allhands-plan", &[]),
@@ -32,7 +33,7 @@ pub(crate) const PURE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may hold `unsafe`.
-pub(crate) const ISLANDS: &[&str] = &["allhands-tensor"];
+pub(crate) const ISLANDS: &[&str] = &["allhands-shm", "allhands-tensor"];
 
 /// What the rules need to know of a package.
 #[derive(Clone, Debug)]
