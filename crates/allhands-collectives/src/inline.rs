@@ -24,7 +24,7 @@ const LOOKS_EAGER: u32 = 64;
 const LOOKS_PAUSED: u32 = 2000;
 
 /// Looks before the thread lets others run where ranks share cores.
-const LOOKS_CROWDED: u32 = 16;
+const LOOKS_CROWDED: u32 = 2;
 
 /// Looks between two looks at the clock while others run in between.
 const YIELDS_PER_LOOK: u32 = 16;
