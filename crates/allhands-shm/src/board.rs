@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use allhands_tensor::foreign::ForeignBytes;
 
+use crate::arena::Arena;
 use crate::layout::LINE;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::Bells;
@@ -181,6 +182,9 @@ pub struct Board {
     long_used: [u64; LONGS],
     long_next: usize,
     bells: Arc<Bells>,
+    /// This rank's arena: what lies there can be lent.
+    arena: Option<Arc<Arena>>,
+    /// Those of the others.
     arenas: Vec<Option<Arc<PeerSegment>>>,
     /// Keep the memory mapped.
     _own: Arc<OwnSegment>,
@@ -394,10 +398,22 @@ impl Board {
             long_used: [0; LONGS],
             long_next: 0,
             bells,
+            arena: None,
             arenas: vec![None; peers.len()],
             _own: own,
             _peers: peers,
         }
+    }
+
+    /// Makes this rank's arena known: what lies there can be lent.
+    pub fn set_arena(&mut self, arena: Arc<Arena>) {
+        self.arena = Some(arena);
+    }
+
+    /// This rank's arena.
+    #[must_use]
+    pub fn arena(&self) -> Option<&Arc<Arena>> {
+        self.arena.as_ref()
     }
 
     /// Makes the arena of `rank` known: what it lends lies there.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
+pub mod arena;
 pub mod board;
 pub mod layout;
 pub mod links;

@@ -520,6 +520,9 @@ impl Visit<'_> {
             .ok();
         let Card { bell, knocker, barrier, .. } = card;
         let bell = PeerBell { segment: segment.clone(), bell, knocker, barrier };
+        if let Some(arena) = &arena {
+            arena.advise_huge_pages();
+        }
         Ok(HostPeer { segment, bell, arena, process })
     }
 }

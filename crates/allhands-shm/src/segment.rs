@@ -77,6 +77,15 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    fn advise_huge_pages(&self) {
+        let advice = rustix::mm::Advice::LinuxHugepage;
+        // SAFETY: The advice changes neither what the memory holds nor who may access it. A host without large pages for shared
+        // memory refuses it, which changes nothing.
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, advice) };
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: The range was mapped by `new` and is unmapped once; who holds pointers into it holds the mapping.
@@ -143,6 +152,11 @@ impl OwnSegment {
         )
     }
 
+    /// Asks for large pages, which a host may have for shared memory or not.
+    pub fn advise_huge_pages(&self) {
+        self.mapping.advise_huge_pages();
+    }
+
     /// The descriptor, to be passed to peers.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -181,6 +195,11 @@ pub struct PeerSegment {
 }
 
 impl PeerSegment {
+    /// As [`OwnSegment::advise_huge_pages`].
+    pub fn advise_huge_pages(&self) {
+        self.mapping.advise_huge_pages();
+    }
+
     /// Maps a peer's segment, which must be sealed and have `len` bytes at least.
     ///
     /// # Errors

@@ -5,6 +5,9 @@ use std::fmt;
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
+use crate::TensorError;
+use crate::tensor::Layout;
+
 /// The type of a tensor's elements.
 ///
 /// ```
@@ -70,6 +73,20 @@ impl DType {
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F64 | DType::I64 | DType::U64 => 8,
         }
+    }
+
+    /// Bytes of a contiguous tensor of this shape.
+    ///
+    /// # Errors
+    /// If the shape has more than [`MAX_DIMS`](crate::MAX_DIMS) dimensions or does not fit the address space.
+    ///
+    /// ```
+    /// use allhands_tensor::DType;
+    /// assert_eq!(DType::F32.byte_len(&[2, 3])?, 24);
+    /// # Ok::<(), allhands_tensor::TensorError>(())
+    /// ```
+    pub fn byte_len(self, shape: &[usize]) -> Result<usize, TensorError> {
+        Ok(Layout::contiguous(self, shape)?.byte_len())
     }
 
     /// The short lower-case name, as in `"bf16"`.
