@@ -2,7 +2,7 @@
 
 use allhands_engine::flat::{self, Found, Lent, Note};
 use allhands_plan::Rank;
-use allhands_shm::board::{Head, LentAt};
+use allhands_shm::board::{Head, LentAt, PLACES};
 use allhands_tensor::foreign::ForeignBytes;
 use allhands_wire::Fingerprint;
 
@@ -11,7 +11,17 @@ pub use allhands_shm::board::Board;
 /// A board behind the engine's trait.
 pub(crate) struct Shelf(pub(crate) Board);
 
+impl Shelf {
+    /// Where bytes lie in the memory that this rank lends from, if they do.
+    #[inline]
+    pub(crate) fn place(&self, bytes: &[u8]) -> Option<u64> {
+        self.0.arena()?.place(bytes)
+    }
+}
+
 impl flat::Board for Shelf {
+    const PLACES: u64 = PLACES as u64;
+
     #[inline]
     fn open(&mut self, len: usize) -> Option<&mut [u8]> {
         self.0.open(len)

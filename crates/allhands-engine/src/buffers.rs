@@ -118,6 +118,15 @@ impl Space {
         self.ends.iter().all(|end| end % size == 0)
     }
 
+    /// All bytes, where they are one piece.
+    #[must_use]
+    pub fn piece(&self) -> Option<&[u8]> {
+        match self.pieces.as_slice() {
+            [only] => Some(only.as_bytes()),
+            _ => None,
+        }
+    }
+
     /// The pieces, back in the caller's hands.
     #[must_use]
     pub fn into_pieces(self) -> SmallVec<[Storage; 1]> {

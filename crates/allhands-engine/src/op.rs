@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::buffers::{Buffers, ByteSpan, Space};
 use crate::engine::DONE;
-use crate::flat::FlatPlan;
+use crate::flat::{BOARD_CHANNEL, FlatPlan};
 
 /// A plan with what the engine looks up while it runs, computed once and shared by every run.
 #[derive(Debug)]
@@ -127,6 +127,14 @@ pub struct Submission {
     pub submitted: Instant,
     /// When the operation fails with a timeout.
     pub deadline: Option<Instant>,
+}
+
+impl Submission {
+    /// Whether this is an operation for a group's board, if the group has one.
+    #[must_use]
+    pub fn runs_on_board(&self) -> bool {
+        self.channel == BOARD_CHANNEL && self.plan.flat().is_some()
+    }
 }
 
 /// Where an operation's buffers begin in a shared segment.

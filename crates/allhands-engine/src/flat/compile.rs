@@ -7,13 +7,17 @@ use allhands_plan::{
 use smallvec::SmallVec;
 
 /// Bytes that a tile publishes at most: two ranks' worth of it stays in a second-level cache.
-pub const TILE_BYTES: usize = 128 * 1024;
+pub const TILE_BYTES: usize = 256 * 1024;
 
 /// Bytes to which the blocks of a tile are aligned where the tile can choose: a cache line.
 const LINE: u64 = 64;
 
-/// Publications of one rank in one tile. Fewer than a ring has places, so that a tile never waits for itself.
+/// Publications of one rank in one tile, signals without bytes included. Fewer than a ring has places, so that a tile
+/// never waits for itself.
 const PUBLICATIONS_MAX: usize = 8;
+
+/// Publications with bytes of one rank in one tile. A board has room for the bytes of that many at least.
+pub const COPIES: usize = 2;
 
 /// A run of bytes inside a block of a buffer, where it is in the first tile. Each further tile has it one step on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +117,10 @@ pub(super) struct Program {
     pub(super) awaits: Vec<Await>,
     /// Publications of each rank in this tile.
     pub(super) publications: Vec<u32>,
+    /// Where the instructions begin that only fetch: nobody waits for them but this rank's caller.
+    pub(super) cut: usize,
+    /// Bytes of the shortest publication of any rank that has bytes; 0 if one of this rank's is never lent.
+    pub(super) least: usize,
 }
 
 /// A collective compiled for members that share memory.
@@ -321,7 +329,8 @@ struct Message {
     from: u64,
 }
 
-/// One publication: a send step of a plan.
+/// One publication: send steps of a plan that follow each other.
+#[derive(Default)]
 struct Publication {
     messages: SmallVec<[Message; 8]>,
     /// Distinct spans in the order in which they are copied.
@@ -330,23 +339,21 @@ struct Publication {
 }
 
 impl Publication {
-    fn new(parts: &[Part]) -> Self {
-        let mut publication = Self { messages: SmallVec::new(), spans: SmallVec::new(), len: 0 };
-        let mut known: SmallVec<[(Span, u64); 8]> = SmallVec::new();
+    /// Adds messages. Bytes that are there already serve them, too.
+    fn add(&mut self, parts: &[Part]) {
         for part in parts {
-            let from = match known.iter().find(|(span, _)| *span == part.span) {
-                Some((_, from)) => *from,
+            let Part { peer: to, slot, span } = *part;
+            let known = self.messages.iter().find(|message| message.span == span);
+            let from = match known {
+                Some(message) => message.from,
                 None => {
-                    known.push((part.span, publication.len));
-                    publication.spans.push(part.span);
-                    publication.len += part.span.len;
-                    publication.len - part.span.len
+                    self.spans.push(span);
+                    self.len += span.len;
+                    self.len - span.len
                 }
             };
-            let Part { peer: to, slot, span } = *part;
-            publication.messages.push(Message { to, slot, span, from });
+            self.messages.push(Message { to, slot, span, from });
         }
-        publication
     }
 }
 
@@ -380,17 +387,23 @@ impl<'a> Member<'a> {
                 break;
             };
             at[lane] += 1;
-            let number = match &step.op {
-                Code::Send { parts } => {
-                    member.publications.push(Publication::new(plan.parts(parts)));
-                    Some(member.publications.len() as u32 - 1)
-                }
-                _ => None,
+            let Code::Send { parts } = &step.op else {
+                member.order.push((step, None));
+                continue;
             };
-            member.order.push((step, number));
+            // A step holds a few messages only; in a large world one after the other sends, and one publication is enough.
+            if !matches!(member.order.last(), Some((_, Some(_)))) {
+                member.order.push((step, Some(member.publications.len() as u32)));
+                member.publications.push(Publication::default());
+            }
+            if let Some(last) = member.publications.last_mut() {
+                last.add(plan.parts(parts));
+            }
         }
+        let with_bytes = member.publications.iter().filter(|p| p.len > 0).count();
+        let few = member.publications.len() <= PUBLICATIONS_MAX && with_bytes <= COPIES;
         let done = (0..lanes.len()).all(|lane| at[lane] == plan.steps(lanes[lane]).len());
-        (done && member.publications.len() <= PUBLICATIONS_MAX).then_some(member)
+        (done && few).then_some(member)
     }
 
     /// Where the message `slot` for `to` stands: publication and message.
@@ -550,7 +563,21 @@ impl<'a> Compiler<'a> {
         }
         self.used = self.members.iter().map(|m| m.publications.len() as u32).collect();
         self.program.publications = self.used.clone();
+        self.program.least = self.least();
         self.tell(me);
+        let fetches =
+            |i: &Instruction| matches!(i, Instruction::Take { .. } | Instruction::Taken { .. });
+        let instructions = &self.program.instructions;
+        let last = instructions.iter().rposition(|instruction| !fetches(instruction));
+        self.program.cut = match last {
+            // What is read once is fetched as soon as it is there: only results of a reduction are worth a delay.
+            Some(last) if instructions.iter().any(|i| matches!(i, Instruction::Combine { .. })) => {
+                let back = instructions[last..].iter();
+                let first = back.clone().position(|i| matches!(i, Instruction::Take { .. }));
+                first.map_or(instructions.len(), |first| last + first)
+            }
+            _ => instructions.len(),
+        };
         Some(self.program)
     }
 
@@ -622,6 +649,17 @@ impl<'a> Compiler<'a> {
                 publication.messages.iter().any(|message| self.overlaps(message, to))
             })
             .collect()
+    }
+
+    /// The shortest publication that is more than a signal; 0 if one of this rank's is always a copy.
+    fn least(&self) -> usize {
+        let never =
+            |i: &Instruction| matches!(i, Instruction::Publish { lending: Lending::Never, .. });
+        if self.program.instructions.iter().any(never) {
+            return 0;
+        }
+        let lens = self.members.iter().flat_map(|m| &m.publications).map(|p| p.len);
+        lens.filter(|&len| len > 0).min().unwrap_or(0) as usize * self.scale.element_size
     }
 
     /// Publications in the program so far.

@@ -17,7 +17,7 @@
 //! # Why it does not deadlock
 //! A plan is proved without buffering. The compiled order moves publications as early as the plan's waits allow and
 //! keeps the order of everything else, a publication waits only for room, and a tile publishes less than a ring
-//! holds. Writing to a lent span waits for its readers; where a reader could be waiting for this very rank (both
+//! holds. Where all ranks lend, a rank fetches results some tiles later than it could; it stays within the ring. Writing to a lent span waits for its readers; where a reader could be waiting for this very rank (both
 //! combine in place), the publication is always a copy.
 
 mod compile;
@@ -30,7 +30,7 @@ use allhands_plan::Rank;
 use allhands_tensor::foreign::ForeignBytes;
 use allhands_wire::Fingerprint;
 
-pub use compile::{FlatPlan, TILE_BYTES};
+pub use compile::{COPIES, FlatPlan, TILE_BYTES};
 pub(crate) use group::FlatState;
 pub use group::{BOARD_CHANNEL, Ticket};
 pub use run::{FlatCall, FlatRun, FlatStep, Ledger, Memory};
@@ -74,8 +74,12 @@ pub struct Found {
 /// Memory that the members of a group on one host share: a ring of publications for each.
 ///
 /// Publications of one member are numbered from 0 and stay readable until every other member has taken them.
+/// There is room for the bytes of [`COPIES`] publications of a tile at least.
 /// What is read of a member is *its* word: a number is never used before it is checked.
 pub trait Board {
+    /// How many publications a rank can be ahead of its slowest reader.
+    const PLACES: u64;
+
     /// Room for the bytes of the next publication; `None` while readers still have what is there.
     fn open(&mut self, len: usize) -> Option<&mut [u8]>;
 

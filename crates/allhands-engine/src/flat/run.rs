@@ -1,5 +1,6 @@
 //! Runs a compiled plan: instruction after instruction, as far as the other members have come.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use allhands_plan::{Buffer, Finish, Rank};
@@ -60,7 +61,7 @@ fn pair<'a>(
     (&source[..len], target)
 }
 
-/// How far each member's publications were used up when the current tile began.
+/// How far each member's publications were used up when the current operation began.
 #[derive(Debug)]
 pub struct Ledger {
     base: Vec<u64>,
@@ -71,6 +72,20 @@ impl Ledger {
     #[must_use]
     pub fn new(world: u32) -> Self {
         Self { base: vec![0; world as usize] }
+    }
+
+    /// An operation has ended.
+    #[inline]
+    fn close(&mut self, plan: &FlatPlan) {
+        let add = |base: &mut [u64], program: &Program, times: u64| {
+            for (base, count) in base.iter_mut().zip(&program.publications) {
+                *base += u64::from(*count) * times;
+            }
+        };
+        add(&mut self.base, &plan.body, plan.full);
+        if let Some(tail) = &plan.tail {
+            add(&mut self.base, tail, 1);
+        }
     }
 
     /// The first publication of `rank` that no operation of this rank has used.
@@ -138,18 +153,40 @@ pub enum FlatStep {
     },
 }
 
+/// Tiles that a rank reduces before it fetches the others' results of the first, where all ranks lend: so far behind, the
+/// results have left the second-level cache of the core that made them, from which they come slowest.
+const LAG: u64 = 8;
+
+/// The two halves of a tile: until nothing more is published, and what only fetches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Half {
+    #[default]
+    Front,
+    Back,
+}
+
 /// How far an operation has come.
 #[derive(Debug, Default)]
 pub struct FlatRun {
-    tile: u64,
+    /// Tiles whose front halves have been done, and whose back halves.
+    front: u64,
+    back: u64,
+    /// How many tiles the back halves lie behind the front halves.
+    lag: u64,
+    half: Half,
+    /// Where in the half.
     at: usize,
     /// Parts of the current instruction that were seen to be there.
     seen: usize,
-    /// Number of this tile's first publication.
+    /// Number of this operation's first publication.
     first: u64,
     /// Number past the last publication that was lent.
     lent: u64,
+    /// A member's publication was a copy.
+    copied: bool,
     begun: bool,
+    /// All halves are done, and entered in the ledger.
+    ended: bool,
 }
 
 /// Why an instruction does not go on.
@@ -177,11 +214,15 @@ impl FlatRun {
             self.begun = true;
             self.first = board.published();
         }
-        while self.tile < task.plan.tiles {
-            let program = task.plan.program(self.tile);
-            let shift = self.tile as usize * task.plan.step;
-            let view = View { task, program, ledger, tile: self.tile as u32, shift };
-            while let Some(instruction) = program.instructions.get(self.at) {
+        let plan = task.plan;
+        while self.back < plan.tiles {
+            let tile = if self.half == Half::Front { self.front } else { self.back };
+            let view = View::new(task, ledger, tile, self.first);
+            let instructions = match self.half {
+                Half::Front => &view.program.instructions[..view.program.cut],
+                Half::Back => &view.program.instructions[view.program.cut..],
+            };
+            while let Some(instruction) = instructions.get(self.at) {
                 match self.execute(instruction, &view, board, memory) {
                     Ok(()) => {
                         moved = true;
@@ -196,12 +237,11 @@ impl FlatRun {
                     Err(Stop::End(step)) => return step,
                 }
             }
-            for (base, count) in ledger.base.iter_mut().zip(&program.publications) {
-                *base += u64::from(*count);
-            }
-            self.tile += 1;
-            self.at = 0;
-            self.first = board.published();
+            self.next_half(task, ledger, board);
+        }
+        if !self.ended {
+            self.ended = true;
+            ledger.close(plan);
         }
         if self.lent > 0 {
             // The buffer goes back to its owner, so every reader must have done with it.
@@ -212,6 +252,41 @@ impl FlatRun {
             }
         }
         FlatStep::Done
+    }
+
+    /// What comes after a half.
+    #[inline]
+    fn next_half<B: Board>(&mut self, task: &Task<'_>, ledger: &Ledger, board: &mut B) {
+        let plan = task.plan;
+        self.at = 0;
+        match self.half {
+            Half::Front => {
+                let fetches = plan.body.cut < plan.body.instructions.len();
+                // Everybody must lend everything: there is room for few copies, and they would be taken late.
+                let lends = self.lent > 0 && plan.body.least >= task.loan_min.max(1);
+                if self.front == 0 && fetches && lends && !self.copied {
+                    // A rank that lags has its places taken late: the others must not run out of them.
+                    let most = plan.body.publications.iter().max().copied().unwrap_or(1);
+                    self.lag = (B::PLACES / u64::from(most.max(1))).saturating_sub(2).min(LAG);
+                }
+                self.front += 1;
+            }
+            Half::Back => {
+                self.back += 1;
+                if self.back < self.front {
+                    // What its front half has done with could not be said while an earlier tile was not.
+                    let view = View::new(task, ledger, self.back, self.first);
+                    for instruction in &view.program.instructions[..view.program.cut] {
+                        if let Instruction::Taken { rank, count } = instruction {
+                            view.taken(*rank, *count, board);
+                        }
+                    }
+                }
+            }
+        }
+        let ahead = self.front - self.back;
+        let more = self.front < plan.tiles;
+        self.half = if more && ahead <= self.lag { Half::Front } else { Half::Back };
     }
 
     #[inline]
@@ -241,7 +316,9 @@ impl FlatRun {
             }
             Instruction::Combine { remotes, mine, to, finish } => {
                 let remotes = remotes.of(&view.program.remotes);
-                view.combine(remotes, self.seen, mine, to, *finish, board, memory)
+                view.combine(remotes, self.seen, mine, to, *finish, board, memory)?;
+                self.copied |= view.copied.get();
+                Ok(())
             }
             Instruction::Copy { from, to, awaits } => {
                 self.returned(view, *awaits, board)?;
@@ -249,7 +326,9 @@ impl FlatRun {
                 Ok(())
             }
             Instruction::Taken { rank, count } => {
-                board.take(*rank, view.ledger.next(*rank) + u64::from(*count));
+                if self.half == Half::Back || self.back == self.front {
+                    view.taken(*rank, *count, board);
+                }
                 Ok(())
             }
         }
@@ -258,11 +337,11 @@ impl FlatRun {
     /// Whether what is about to be written was given back by those to whom it was lent.
     #[inline]
     fn returned<B: Board>(&self, view: &View<'_>, awaits: Entries, board: &B) -> Result<(), Stop> {
-        if self.lent <= self.first {
+        if self.lent <= view.first {
             return Ok(());
         }
         for &Await { publication, rank } in awaits.of(&view.program.awaits) {
-            if board.taken(rank) <= self.first + u64::from(publication) {
+            if board.taken(rank) <= view.first + u64::from(publication) {
                 return Err(Stop::Wait { rank, seen: 0 });
             }
         }
@@ -284,12 +363,44 @@ struct View<'a> {
     tile: u32,
     /// Bytes by which this tile's runs lie behind those of the first.
     shift: usize,
+    /// Number of this rank's first publication of the tile.
+    first: u64,
+    /// A publication that was looked at is a copy.
+    copied: Cell<bool>,
 }
 
 /// Operands that fit without heap memory.
 type Parts<'a> = SmallVec<[ForeignBytes<'a>; 8]>;
 
-impl View<'_> {
+impl<'a> View<'a> {
+    #[inline]
+    fn new(task: &'a Task<'a>, ledger: &'a Ledger, tile: u64, first: u64) -> Self {
+        let plan = task.plan;
+        let each = plan.body.publications.get(plan.rank.index()).copied().unwrap_or(0);
+        Self {
+            task,
+            program: plan.program(tile),
+            ledger,
+            tile: tile as u32,
+            shift: tile as usize * plan.step,
+            first: first + tile * u64::from(each),
+            copied: Cell::new(false),
+        }
+    }
+
+    /// Number of the first publication of `rank` in this tile.
+    #[inline]
+    fn base(&self, rank: Rank) -> u64 {
+        let each = self.task.plan.body.publications.get(rank.index()).copied().unwrap_or(0);
+        self.ledger.next(rank) + u64::from(self.tile) * u64::from(each)
+    }
+
+    /// Says that `count` publications of `rank` in this tile are not needed any more.
+    #[inline]
+    fn taken<B: Board>(&self, rank: Rank, count: u32, board: &mut B) {
+        board.take(rank, self.base(rank) + u64::from(count));
+    }
+
     #[inline]
     fn note(&self, len: usize) -> Note {
         let Task { seq, fingerprint, .. } = *self.task;
@@ -354,7 +465,7 @@ impl View<'_> {
         board: &'b B,
     ) -> Result<ForeignBytes<'b>, Stop> {
         let Remote { rank, publication, from, source } = *remote;
-        let number = self.ledger.next(rank) + u64::from(publication);
+        let number = self.base(rank) + u64::from(publication);
         let Some(found) = board.look(rank, number) else { return Err(Stop::Wait { rank, seen }) };
         let note = found.note;
         if note.fingerprint != self.task.fingerprint || note.seq != self.task.seq {
@@ -362,7 +473,10 @@ impl View<'_> {
         }
         let part = match found.lent {
             _ if note.tile != self.tile => None,
-            None => board.copied(rank, number, from, source.len),
+            None => {
+                self.copied.set(true);
+                board.copied(rank, number, from, source.len)
+            }
             Some(lent) => {
                 let base = match source.buffer {
                     Buffer::Input => lent.input,
