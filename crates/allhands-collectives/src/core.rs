@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use allhands_engine::flat::{FlatCall, Ticket};
 use allhands_engine::{
-    Engine, GroupKey, GroupSpec, OpKey, PointSubmission, Refusal, Refused, Submission,
+    Engine, GroupKey, GroupSpec, LoanBase, OpKey, PointSubmission, Refusal, Refused, Submission,
 };
 use allhands_transport::{Closed, Links, Port, Slices};
 use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
@@ -131,7 +131,13 @@ impl Core {
         self.answer();
         match call {
             Call::AddGroup(spec, joined) => joined.put(self.add_group(spec)),
-            Call::Collective(group, submission, cell) => {
+            Call::Collective(group, mut submission, cell) => {
+                if self.shared == Some(group) && submission.runs_on_board() {
+                    submission.loan = self.loan(
+                        submission.input.piece().unwrap_or(&[]),
+                        submission.data.piece().unwrap_or(&[]),
+                    );
+                }
                 let taken = self.engine.submit(group, *submission);
                 self.register(taken, cell);
             }
@@ -175,6 +181,15 @@ impl Core {
         self.engine.share(key);
         self.shared = Some(key);
         Ok((key, Medium::Board))
+    }
+
+    /// Where the buffers of an operation on the board lie in memory that peers read, if they do.
+    #[inline]
+    pub(crate) fn loan(&self, input: &[u8], data: &[u8]) -> Option<LoanBase> {
+        let shelf = self.shelf.as_ref()?;
+        let (input, data) = (shelf.place(input), shelf.place(data));
+        let lies_there = input.is_some() || data.is_some();
+        lies_there.then_some(LoanBase { segment: 0, generation: 0, data, input })
     }
 
     /// Enters an operation that its caller runs and that has to wait.

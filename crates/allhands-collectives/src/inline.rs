@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use allhands_engine::GroupKey;
 use allhands_engine::flat::{FlatCall, FlatStep, Memory, Ticket};
+use allhands_engine::{GroupKey, LoanBase};
 
 use crate::cell::Cell;
 use crate::communicator::{CallOptions, Spec};
@@ -87,6 +87,31 @@ pub(crate) struct Caller<'a> {
     pub(crate) recipe: &'a dyn Fn() -> Option<Arc<Recipe>>,
 }
 
+/// A call that has its number.
+struct Running<'a, 'm> {
+    group: GroupKey,
+    call: &'a FlatCall,
+    /// Where its buffers lie in memory that peers read, if they do.
+    loan: Option<LoanBase>,
+    ticket: Ticket,
+    memory: &'a mut Slices<'m>,
+}
+
+impl Running<'_, '_> {
+    /// Goes on as far as the other ranks have come.
+    #[inline]
+    fn poll(&mut self, core: &mut Core) -> FlatStep {
+        let Some(shelf) = &mut core.shelf else { return FlatStep::Done };
+        let Self { group, call, loan, ticket, memory } = self;
+        core.engine.poll_inline(*group, call, *loan, ticket, shelf, *memory)
+    }
+
+    #[inline]
+    fn finish(&self, core: &mut Core) {
+        core.engine.finish_inline(self.group, self.call, &self.ticket);
+    }
+}
+
 impl Shared {
     /// Runs a collective on the calling thread. `None`, and nothing done, if it has to go the ordinary way: somebody
     /// else drives, or something is in flight.
@@ -125,26 +150,23 @@ impl Shared {
         }
         let (group, call) = (caller.group, &recipe.call);
         let shelf = core.shelf.as_ref()?;
-        let mut ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
-        if self.spin(core, group, call, &mut ticket, memory) {
-            core.engine.finish_inline(group, call, &ticket);
+        let loan = core.loan(memory.input, memory.data);
+        let ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
+        let mut run = Running { group, call, loan, ticket, memory };
+        if self.spin(core, &mut run) {
+            run.finish(core);
             return Some(Ended::Done);
         }
         let begun = Instant::now();
-        if self.crowd(core, group, call, &mut ticket, memory, begun) {
-            core.engine.finish_inline(group, call, &ticket);
+        if self.crowd(core, &mut run, begun) {
+            run.finish(core);
             return Some(Ended::Done);
         }
         let deadline = begun.checked_add(caller.options.timeout);
         let cell = Arc::new(Cell::default());
-        let key = core.enlist(group, call, &ticket, begun, deadline, cell.clone());
+        let key = core.enlist(group, call, &run.ticket, begun, deadline, cell.clone());
         self.drive(core, &cell, None, &mut |core: &mut Core| {
-            let step = match &mut core.shelf {
-                Some(shelf) => {
-                    core.engine.poll_inline(group, call, None, &mut ticket, shelf, memory)
-                }
-                None => FlatStep::Done,
-            };
+            let step = run.poll(core);
             core.engine.settle_inline(key, step)
         });
         core.engine.release_inline(group);
@@ -153,19 +175,11 @@ impl Shared {
 
     /// Looks again and again, as long as a partner that runs on another core may need. Returns whether the call has ended.
     #[inline]
-    fn spin<M: Memory>(
-        &self,
-        core: &mut Core,
-        group: GroupKey,
-        call: &FlatCall,
-        ticket: &mut Ticket,
-        memory: &mut M,
-    ) -> bool {
-        let Some(shelf) = &mut core.shelf else { return false };
+    fn spin(&self, core: &mut Core, run: &mut Running<'_, '_>) -> bool {
         let most = if self.crowded { LOOKS_CROWDED } else { LOOKS_EAGER + LOOKS_PAUSED };
         let mut looks = 0;
         loop {
-            match core.engine.poll_inline(group, call, None, ticket, shelf, memory) {
+            match run.poll(core) {
                 FlatStep::Done => return true,
                 FlatStep::Waiting { moved: true, .. } => looks = 0,
                 FlatStep::Waiting { moved: false, .. } => {}
@@ -183,20 +197,11 @@ impl Shared {
 
     /// Looks, and lets other threads run in between. Returns whether the call has ended; gives up when there is something
     /// else to be seen to.
-    fn crowd<M: Memory>(
-        &self,
-        core: &mut Core,
-        group: GroupKey,
-        call: &FlatCall,
-        ticket: &mut Ticket,
-        memory: &mut M,
-        mut since: Instant,
-    ) -> bool {
-        let Some(shelf) = &mut core.shelf else { return false };
+    fn crowd(&self, core: &mut Core, run: &mut Running<'_, '_>, mut since: Instant) -> bool {
         let mut yields: u32 = 0;
         while !self.has_calls() {
             std::thread::yield_now();
-            match core.engine.poll_inline(group, call, None, ticket, shelf, memory) {
+            match run.poll(core) {
                 FlatStep::Done => return true,
                 FlatStep::Waiting { moved: true, .. } => {
                     since = Instant::now();

@@ -11,6 +11,7 @@ use allhands_store::{
     ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError,
     TcpStore,
 };
+use allhands_tensor::{DType, Tensor, TensorError};
 use allhands_transport::tcp::{Endpoint, Listener, Membership};
 use allhands_transport::{Control, Links, local};
 use allhands_wire::{JobKey, Peer};
@@ -18,7 +19,7 @@ use allhands_wire::{JobKey, Peer};
 use crate::config::{Config, Spread, Transport};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
-use crate::memory;
+use crate::memory::{self, Arena};
 
 /// Longest wait that a moment is computed for; a longer limit means "never".
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) communicator: Communicator,
     /// Kept so that a store served by rank 0 lives as long as the group.
     store: Option<Arc<dyn Store>>,
+    /// Memory that ranks of this host read in place, if there is any.
+    arena: Option<Arc<Arena>>,
 }
 
 impl ProcessGroup {
@@ -179,7 +182,7 @@ impl ProcessGroup {
         config: &Config,
         store: Option<Arc<dyn Store>>,
     ) -> Result<Self, Error> {
-        let Joined { links, board, on_host } = joined;
+        let Joined { links, board, arena, on_host } = joined;
         let world = links.world();
         let spread = match board {
             Some(_) => Spread::OneMemory,
@@ -207,7 +210,7 @@ impl ProcessGroup {
         let communicator =
             Communicator::new(Arc::new(mesh), config.name.clone(), spec, config.selection(spread))?;
         Ok(Self {
-            inner: Arc::new(Inner { communicator, store }),
+            inner: Arc::new(Inner { communicator, store, arena }),
             options: CallOptions::default().with_timeout(config.timeout),
         })
     }
@@ -228,6 +231,29 @@ impl ProcessGroup {
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.communicator.name()
+    }
+
+    /// A tensor of zeros, contiguous, in memory that the ranks of this host read in place where they share any: collectives
+    /// on it copy less. The tensor is like any other in all else, and may outlive the group.
+    ///
+    /// Where no memory is shared, or none is left, it comes from the heap; the latter is told once in the log.
+    ///
+    /// # Errors
+    /// If the shape has too many dimensions or does not fit the address space.
+    ///
+    /// ```
+    /// use allhands_group::{DType, ProcessGroup, ReduceOp};
+    ///
+    /// let group = ProcessGroup::local(1)?.remove(0);
+    /// let mut bucket = group.alloc(DType::F32, &[1024])?;
+    /// group.all_reduce(bucket.as_mut_slice::<f32>()?, ReduceOp::Sum)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn alloc(&self, dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
+        match &self.inner.arena {
+            Some(arena) => memory::alloc(arena, dtype, shape),
+            None => Tensor::try_zeros(dtype, shape),
+        }
     }
 
     /// Whether all ranks are on one host and share memory, so that collectives go through it.
@@ -319,6 +345,8 @@ pub(crate) struct Joined {
     pub(crate) links: Box<dyn Links>,
     /// Memory that all of them share, if they do.
     pub(crate) board: Option<Board>,
+    /// This rank's part that its tensors can lie in.
+    pub(crate) arena: Option<Arc<Arena>>,
     /// Ranks on this host, this one included.
     pub(crate) on_host: u32,
 }
@@ -326,7 +354,7 @@ pub(crate) struct Joined {
 impl Joined {
     /// By links alone.
     pub(crate) fn over(links: Box<dyn Links>, on_host: u32) -> Self {
-        Self { links, board: None, on_host }
+        Self { links, board: None, arena: None, on_host }
     }
 }
 

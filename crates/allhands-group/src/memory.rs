@@ -3,27 +3,61 @@
 //! Nothing here can fail a group: what does not work out is told once in the log, and goes over the network.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use allhands_collectives::Board;
+use allhands_shm::arena::ArenaError;
 use allhands_shm::layout::Layout;
 use allhands_shm::links::{HostLink, HostLinks};
 use allhands_shm::meet::{Door, HostPeer, Member, Name, Offer};
 use allhands_shm::ring;
-use allhands_shm::segment::OwnSegment;
+use allhands_shm::segment::{OwnSegment, SEGMENT_MAX};
 use allhands_shm::wake::{Barrier, Bells, Knocker, event};
 use allhands_store::{Store, StoreError};
+use allhands_tensor::{DType, Tensor, TensorError};
 use allhands_transport::tcp::{Membership, TcpControl, TcpLinks};
+
+pub(crate) use allhands_shm::arena::Arena;
 
 use crate::error::Error;
 use crate::group::{Joined, Meeting};
+
+/// The shortest arena, where the host does not say how much memory it has.
+const ARENA_MIN: usize = 1 << 30;
 
 /// A door that was opened before the mesh was formed, and what this rank will offer there.
 pub(crate) struct Prepared {
     door: Door,
     layout: Layout,
     offer: Offer,
+    arena: Option<Arc<Arena>>,
+}
+
+/// Address space of an arena: as much as the host has memory. What is not used costs nothing.
+fn arena_len() -> usize {
+    let info = rustix::system::sysinfo();
+    let bytes = u64::from(info.mem_unit).saturating_mul(info.totalram);
+    usize::try_from(bytes).unwrap_or(SEGMENT_MAX).clamp(ARENA_MIN, SEGMENT_MAX)
+}
+
+/// A tensor in an arena, or on the heap if there is no room.
+pub(crate) fn alloc(
+    arena: &Arc<Arena>,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<Tensor, TensorError> {
+    static TOLD: Once = Once::new();
+    match arena.tensor(dtype, shape) {
+        Ok(tensor) => Ok(tensor),
+        Err(ArenaError::Shape(error)) => Err(error),
+        Err(error) => {
+            TOLD.call_once(
+                || tracing::warn!(%error, "tensors come from the heap: peers get copies of them"),
+            );
+            Tensor::try_zeros(dtype, shape)
+        }
+    }
 }
 
 /// Opens a door, if this rank has memory to share. Its reason, if not.
@@ -35,8 +69,11 @@ fn open(world_size: u32) -> Result<Prepared, String> {
     let knocker = event().map_err(|e| e.to_string())?;
     let door = Door::open().map_err(|e| e.to_string())?;
     let (segment, barrier) = (Arc::new(segment), Barrier::register());
-    let offer = Offer { segment, bell, knocker, barrier, arena: None };
-    Ok(Prepared { door, layout, offer })
+    // Without an arena everything is copied, which always works.
+    let arena = Arena::new(arena_len()).ok();
+    let shared = arena.as_ref().map(|arena| arena.segment().clone());
+    let offer = Offer { segment, bell, knocker, barrier, arena: shared };
+    Ok(Prepared { door, layout, offer, arena })
 }
 
 /// Finds the ranks of this host and swaps memory with them. `links` are the network's; they come back, alone or below
@@ -76,7 +113,7 @@ pub(crate) fn share(
         meeting.forget(["reach", "met"], world)?;
         return Ok(Joined::over(Box::new(links), on_host));
     };
-    let Prepared { door, layout, offer } = prepared;
+    let Prepared { door, layout, offer, arena } = prepared;
     let reached = door.reach(&names, member.me);
     let mut bits: Vec<u8> = reached.iter().map(|stream| u8::from(stream.is_some())).collect();
     bits.resize(world as usize, 0);
@@ -122,24 +159,39 @@ pub(crate) fn share(
     let mut hosts = Vec::new();
     let mut bells = Vec::new();
     let mut segments = Vec::new();
+    let mut arenas = Vec::new();
     for (rank, peer) in peers.into_iter().enumerate() {
-        let Some(HostPeer { segment: theirs, bell, process, .. }) = peer else {
+        let Some(HostPeer { segment: theirs, bell, process, arena }) = peer else {
             hosts.push(None);
             bells.push(None);
             segments.push(None);
+            arenas.push(None);
             continue;
         };
         let (writer, reader) = ring::ends(layout, &segment, me, &theirs, rank);
         hosts.push(Some(HostLink { writer, reader, process }));
         bells.push(Some(bell));
         segments.push(Some(theirs));
+        arenas.push(arena);
     }
     let bells = Arc::new(Bells::new(layout, segment.clone(), bell, barrier, bells));
-    let board =
-        complete.then(|| Board::new(segment, segments, me, layout.board_at(), bells.clone()));
+    let board = complete.then(|| {
+        let mut board = Board::new(segment, segments, me, layout.board_at(), bells.clone());
+        if let Some(arena) = &arena {
+            board.set_arena(arena.clone());
+        }
+        for (rank, theirs) in arenas.into_iter().enumerate() {
+            if let Some(theirs) = theirs {
+                board.add_arena(rank, theirs);
+            }
+        }
+        board
+    });
+    // Only a board has a use for it.
+    let arena = arena.filter(|_| board.is_some());
     tracing::info!(ranks = sharing, of = world, board = complete, "sharing memory on this host");
     let links = HostLinks::new(Box::new(links), hosts, bells, Knocker(knocker));
-    Ok(Joined { links: Box::new(links), board, on_host: on_host.max(sharing) })
+    Ok(Joined { links: Box::new(links), board, arena, on_host: on_host.max(sharing) })
 }
 
 fn hex(bytes: &[u8]) -> String {

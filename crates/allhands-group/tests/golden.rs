@@ -1,5 +1,5 @@
 //! torch's results judge the process group: all dense golden cases, between threads and between real
-//! processes over TCP, and the calls that torch refuses.
+//! processes, over TCP and in shared memory, and the calls that torch refuses.
 #![allow(missing_docs, clippy::print_stderr, reason = "test code")]
 
 mod common;
@@ -79,11 +79,12 @@ fn silent_peers_end_in_a_timeout() {
     }
 }
 
-#[test]
-fn golden_cases_between_processes_over_tcp() {
+/// All cases in worlds of real processes that start with `more` in their environment. `name` is the calling test's.
+fn processes(name: &str, more: &[(&str, &str)], shares: bool) {
     let cases = golden::load().unwrap();
     if let Some(folder) = std::env::var_os(Ranks::WORKER).map(PathBuf::from) {
         let group = ProcessGroup::from_env().unwrap();
+        assert_eq!(group.shares_memory(), shares, "the log says why");
         let rank = group.rank().0;
         let witness = Witness::folder(folder.clone());
         let report = run_rank(&cases, &mut Golden(group), &witness);
@@ -93,8 +94,7 @@ fn golden_cases_between_processes_over_tcp() {
     let mut reports = Vec::new();
     for world in WORLDS {
         let folder = tempfile::tempdir().unwrap();
-        let name = "golden_cases_between_processes_over_tcp";
-        let ranks = Ranks::start(name, world, free_port(), folder.path(), &[]);
+        let ranks = Ranks::start(name, world, free_port(), folder.path(), more);
         let ended = ranks.join(LIMIT);
         assert!(ended.iter().all(|&well| well), "world {world}: ranks ended well: {ended:?}");
         for rank in 0..world {
@@ -103,7 +103,19 @@ fn golden_cases_between_processes_over_tcp() {
         }
     }
     let tally = Tally::merge(&cases, &reports);
-    eprintln!("golden cases over TCP between processes:\n{tally}");
+    eprintln!("{name}:\n{tally}");
     assert_eq!(tally.failed(), 0, "{:#?}", tally.failures());
     assert!(tally.passed() > 900);
+}
+
+#[test]
+fn golden_cases_between_processes_over_tcp() {
+    let tcp = [("ALLHANDS_TRANSPORT", "tcp")];
+    processes("golden_cases_between_processes_over_tcp", &tcp, false);
+}
+
+#[test]
+fn golden_cases_between_processes_in_shared_memory() {
+    let name = "golden_cases_between_processes_in_shared_memory";
+    processes(name, &[("ALLHANDS_TRANSPORT", "auto")], cfg!(target_os = "linux"));
 }
