@@ -88,6 +88,8 @@ pub enum Transport {
     Auto,
     /// The same, and a failure where allhands does not share memory.
     Shm,
+    /// As shm, with buffers of allhands in memory that its ranks read in place (`ProcessGroup::alloc`).
+    Arena,
     /// Sockets over the loopback interface, for everybody.
     Tcp,
     /// Ranks as threads of one process; has no peers.
@@ -101,6 +103,7 @@ impl Transport {
         match self {
             Self::Auto => "auto",
             Self::Shm => "shm",
+            Self::Arena => "arena",
             Self::Tcp => "tcp",
             Self::Local => "local",
         }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Set where a worker has to share memory with all others of its host, and to fail otherwise.
 pub const SHARE_VARIABLE: &str = "ALLHANDS_BENCH_SHARE";
 
+/// Set where a worker's buffers are to lie in shared memory.
+pub const ARENA_VARIABLE: &str = "ALLHANDS_BENCH_ARENA";
+
 /// Names the control socket's path in a rank's environment.
 pub const CONTROL_VARIABLE: &str = "ALLHANDS_BENCH_CONTROL";
 /// Names the core that a rank of ours binds itself to.

@@ -17,7 +17,7 @@ use super::limits::{self, Effort, Limit};
 use super::machine::{self, Machine};
 use super::peers;
 use super::predict;
-use super::protocol::{CORE_VARIABLE, MAX_SAMPLES, Reply, SHARE_VARIABLE};
+use super::protocol::{ARENA_VARIABLE, CORE_VARIABLE, MAX_SAMPLES, Reply, SHARE_VARIABLE};
 use super::record::{Entrant, Measured, Outcome, Protocol, Record, Times, VERSION};
 use super::stats::{self, Rounds};
 use super::table;
@@ -262,15 +262,18 @@ fn ours(settings: &Settings, worker: &Path) -> Result<Spec> {
             command.args(["local", &settings.ranks.to_string()]);
             processes.push(command);
         }
-        Transport::Auto | Transport::Shm | Transport::Tcp => {
+        Transport::Auto | Transport::Shm | Transport::Arena | Transport::Tcp => {
             for rank in 0..settings.ranks {
                 let mut command = Command::new(worker);
                 command.arg("group");
                 peers::rank_environment(&mut command, rank, settings.ranks, port);
                 let transport = if settings.transport.is_tcp() { "tcp" } else { "auto" };
                 command.env("ALLHANDS_TRANSPORT", transport);
-                if settings.transport == Transport::Shm {
+                if matches!(settings.transport, Transport::Shm | Transport::Arena) {
                     command.env(SHARE_VARIABLE, "1");
+                }
+                if settings.transport == Transport::Arena {
+                    command.env(ARENA_VARIABLE, "1");
                 }
                 if let Some(core) = settings.bind.core(rank, settings.ranks, machine::cores()) {
                     command.env(CORE_VARIABLE, core.to_string());

@@ -1,5 +1,6 @@
 //! What bench-rank needs of a communication library.
 
+use allhands_group::{DType, Tensor};
 use anyhow::Result;
 
 use super::pattern::Value;
@@ -15,6 +16,13 @@ pub trait Collectives {
     fn world(&self) -> u32;
     /// Name and version, for records.
     fn what(&self) -> String;
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// It does not fit the address space.
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Tensor> {
+        Ok(Tensor::try_zeros(dtype, &[len])?)
+    }
 
     /// Nobody leaves before everybody came.
     ///

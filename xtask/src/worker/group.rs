@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use allhands_group::{ProcessGroup, Rank, ReduceOp, TensorMut, TensorRef};
+use allhands_group::{DType, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut, TensorRef};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::collectives::Collectives;
@@ -10,7 +10,7 @@ use super::control::Control;
 use super::measure::serve;
 use super::pattern::Value;
 use crate::bench::cells::Reduction;
-use crate::bench::protocol::SHARE_VARIABLE;
+use crate::bench::protocol::{ARENA_VARIABLE, SHARE_VARIABLE};
 
 /// Messages of send_recv carry this tag.
 const TAG: u32 = 0;
@@ -26,7 +26,8 @@ pub fn join() -> Result<()> {
         std::env::var_os(SHARE_VARIABLE).is_none() || group.shares_memory(),
         "this rank does not share memory with all others; its log says why"
     );
-    serve(&control, &Ours(group))
+    let arena = std::env::var_os(ARENA_VARIABLE).is_some();
+    serve(&control, &Ours { group, arena })
 }
 
 /// Serves as `world` ranks, each a thread of this process.
@@ -36,7 +37,8 @@ pub fn join() -> Result<()> {
 pub fn local(world: u32) -> Result<()> {
     let groups = ProcessGroup::local(world).context("cannot form a local group")?;
     thread::scope(|scope| {
-        let rank = |group| scope.spawn(|| serve(&Control::connect()?, &Ours(group)));
+        let rank =
+            |group| scope.spawn(|| serve(&Control::connect()?, &Ours { group, arena: false }));
         let ranks: Vec<_> = groups.into_iter().map(rank).collect();
         ranks
             .into_iter()
@@ -44,7 +46,11 @@ pub fn local(world: u32) -> Result<()> {
     })
 }
 
-struct Ours(ProcessGroup);
+struct Ours {
+    group: ProcessGroup,
+    /// Buffers lie in memory that is shared.
+    arena: bool,
+}
 
 fn op(reduction: Reduction) -> ReduceOp {
     match reduction {
@@ -58,45 +64,54 @@ fn op(reduction: Reduction) -> ReduceOp {
 
 impl Collectives for Ours {
     fn rank(&self) -> u32 {
-        self.0.rank().0
+        self.group.rank().0
     }
 
     fn world(&self) -> u32 {
-        self.0.world_size()
+        self.group.world_size()
     }
 
     fn what(&self) -> String {
         format!("allhands {}", env!("CARGO_PKG_VERSION"))
     }
 
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Tensor> {
+        let shape = &[len];
+        Ok(if self.arena {
+            self.group.alloc(dtype, shape)?
+        } else {
+            Tensor::try_zeros(dtype, shape)?
+        })
+    }
+
     fn barrier(&self) -> Result<()> {
-        Ok(self.0.barrier()?)
+        Ok(self.group.barrier()?)
     }
 
     fn all_reduce<T: Value>(&self, data: &mut [T], reduction: Reduction) -> Result<()> {
-        Ok(self.0.all_reduce(data, op(reduction))?)
+        Ok(self.group.all_reduce(data, op(reduction))?)
     }
 
     fn broadcast<T: Value>(&self, data: &mut [T], root: u32) -> Result<()> {
-        Ok(self.0.broadcast(data, Rank(root))?)
+        Ok(self.group.broadcast(data, Rank(root))?)
     }
 
     fn reduce<T: Value>(&self, data: &mut [T], reduction: Reduction, root: u32) -> Result<()> {
-        Ok(self.0.reduce(data, op(reduction), Rank(root))?)
+        Ok(self.group.reduce(data, op(reduction), Rank(root))?)
     }
 
     fn all_gather<T: Value>(&self, input: &[T], output: &mut [T]) -> Result<()> {
-        Ok(self.0.all_gather_into(input, output)?)
+        Ok(self.group.all_gather_into(input, output)?)
     }
 
     fn gather<T: Value>(&self, input: &[T], output: &mut [T], root: u32) -> Result<()> {
         let blocks = output.chunks_exact_mut(input.len().max(1)).map(TensorMut::from);
-        Ok(self.0.gather(input, blocks, Rank(root))?)
+        Ok(self.group.gather(input, blocks, Rank(root))?)
     }
 
     fn scatter<T: Value>(&self, input: &[T], output: &mut [T], root: u32) -> Result<()> {
         let blocks = input.chunks_exact(output.len().max(1)).map(TensorRef::from);
-        Ok(self.0.scatter(blocks, output, Rank(root))?)
+        Ok(self.group.scatter(blocks, output, Rank(root))?)
     }
 
     fn reduce_scatter<T: Value>(
@@ -105,19 +120,19 @@ impl Collectives for Ours {
         output: &mut [T],
         reduction: Reduction,
     ) -> Result<()> {
-        Ok(self.0.reduce_scatter_into(input, output, op(reduction))?)
+        Ok(self.group.reduce_scatter_into(input, output, op(reduction))?)
     }
 
     fn all_to_all<T: Value>(&self, input: &[T], output: &mut [T]) -> Result<()> {
-        Ok(self.0.all_to_all_single(input, output)?)
+        Ok(self.group.all_to_all_single(input, output)?)
     }
 
     fn send<T: Value>(&self, data: &[T], peer: u32) -> Result<()> {
-        Ok(self.0.send(data, Rank(peer), TAG)?)
+        Ok(self.group.send(data, Rank(peer), TAG)?)
     }
 
     fn recv<T: Value>(&self, data: &mut [T], peer: u32) -> Result<()> {
-        Ok(self.0.recv(data, Rank(peer), TAG)?)
+        Ok(self.group.recv(data, Rank(peer), TAG)?)
     }
 }
 
@@ -134,7 +149,7 @@ mod tests {
         thread::scope(|scope| {
             for group in groups {
                 scope.spawn(move || {
-                    let ours = Ours(group);
+                    let ours = Ours { group, arena: true };
                     let mut bench = Bench::new(&ours);
                     for operation in Operation::ALL {
                         for (dtype, redop) in [("f32", "sum"), ("bf16", "avg"), ("i64", "max")] {

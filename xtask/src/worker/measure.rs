@@ -143,14 +143,14 @@ fn set_up<C: Collectives>(group: &C, words: &[&str]) -> Result<Box<dyn Passes<C>
     let counts = counts.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
     let shape = (operation, reduction, place, counts.as_slice());
     Ok(match named::<Dtype>(dtype)? {
-        Dtype::F32 => Buffers::<f32>::boxed(shape)?,
-        Dtype::F64 => Buffers::<f64>::boxed(shape)?,
-        Dtype::F16 => Buffers::<f16>::boxed(shape)?,
-        Dtype::Bf16 => Buffers::<bf16>::boxed(shape)?,
-        Dtype::I8 => Buffers::<i8>::boxed(shape)?,
-        Dtype::U8 => Buffers::<u8>::boxed(shape)?,
-        Dtype::I32 => Buffers::<i32>::boxed(shape)?,
-        Dtype::I64 => Buffers::<i64>::boxed(shape)?,
+        Dtype::F32 => Buffers::<f32>::boxed(group, shape)?,
+        Dtype::F64 => Buffers::<f64>::boxed(group, shape)?,
+        Dtype::F16 => Buffers::<f16>::boxed(group, shape)?,
+        Dtype::Bf16 => Buffers::<bf16>::boxed(group, shape)?,
+        Dtype::I8 => Buffers::<i8>::boxed(group, shape)?,
+        Dtype::U8 => Buffers::<u8>::boxed(group, shape)?,
+        Dtype::I32 => Buffers::<i32>::boxed(group, shape)?,
+        Dtype::I64 => Buffers::<i64>::boxed(group, shape)?,
     })
 }
 
@@ -160,6 +160,7 @@ fn named<T: ValueEnum>(word: &str) -> Result<T> {
 
 impl<T: Value> Buffers<T> {
     fn boxed<C: Collectives>(
+        group: &C,
         (operation, reduction, place, counts): (Operation, Reduction, Place, &[u64]),
     ) -> Result<Box<dyn Passes<C>>>
     where
@@ -178,7 +179,7 @@ impl<T: Value> Buffers<T> {
             Operation::Barrier => (0, 0),
         };
         let touched = |elements: u64| -> Result<Tensor> {
-            let mut tensor = Tensor::zeros(T::DTYPE, &[usize::try_from(elements)?]);
+            let mut tensor = group.alloc(T::DTYPE, usize::try_from(elements)?)?;
             // Writing maps the pages; zeroed memory from the system is not there yet.
             tensor.as_mut_slice::<T>()?.fill(T::of(0));
             Ok(tensor)
