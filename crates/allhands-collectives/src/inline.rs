@@ -17,11 +17,8 @@ use crate::core::Core;
 use crate::mesh::Shared;
 use crate::recipe::Recipe;
 
-/// Looks at shared memory before the first pause: what a partner on another core needs to answer.
-const LOOKS_EAGER: u32 = 64;
-
-/// Looks, with a pause in between, before the thread lets others run. Only where every rank has a core.
-const LOOKS_PAUSED: u32 = 2000;
+/// Looks at shared memory, with a pause in between, before the thread lets others run. Only where every rank has a core.
+const LOOKS: u32 = 2000;
 
 /// Looks before the thread lets others run where ranks share cores.
 const LOOKS_CROWDED: u32 = 2;
@@ -176,7 +173,7 @@ impl Shared {
     /// Looks again and again, as long as a partner that runs on another core may need. Returns whether the call has ended.
     #[inline]
     fn spin(&self, core: &mut Core, run: &mut Running<'_, '_>) -> bool {
-        let most = if self.crowded { LOOKS_CROWDED } else { LOOKS_EAGER + LOOKS_PAUSED };
+        let most = if self.crowded { LOOKS_CROWDED } else { LOOKS };
         let mut looks = 0;
         loop {
             match run.poll(core) {
@@ -189,9 +186,7 @@ impl Shared {
             if looks >= most {
                 return false;
             }
-            if looks > LOOKS_EAGER || self.crowded {
-                std::hint::spin_loop();
-            }
+            std::hint::spin_loop();
         }
     }
 

@@ -513,15 +513,27 @@ impl<'a> View<'a> {
         board: &B,
         memory: &mut M,
     ) -> Result<(), Stop> {
+        let (offset, len) = (to.at + self.shift, to.len);
+        if let ([remote], Mine::InPlace(at)) = (remotes, *mine) {
+            let part = [self.part(remote, 0, board)?];
+            let target = memory.data_mut(offset, len);
+            if target.len() == len {
+                self.reduce(target, Some(at as usize), &part, finish);
+            } else {
+                self.combine_pieces(&part, mine, to, finish, memory);
+            }
+            return Ok(());
+        }
         // Who was not there the last time is looked at first: the others are still there.
-        if let Some(late) = remotes.get(seen) {
+        if seen > 0
+            && let Some(late) = remotes.get(seen)
+        {
             self.part(late, seen, board)?;
         }
         let mut parts = Parts::new();
         for (seen, remote) in remotes.iter().enumerate() {
             parts.push(self.part(remote, seen, board)?);
         }
-        let (offset, len) = (to.at + self.shift, to.len);
         match *mine {
             Mine::InPlace(at) => {
                 let target = memory.data_mut(offset, len);
@@ -554,7 +566,7 @@ impl<'a> View<'a> {
     /// Combines where this rank's memory is in pieces, or its operand lies elsewhere than the result.
     fn combine_pieces<M: Memory>(
         &self,
-        parts: &Parts<'_>,
+        parts: &[ForeignBytes<'_>],
         mine: &Mine,
         to: &Run,
         finish: Finish,
