@@ -15,6 +15,8 @@ struct Cli {
 enum Command {
     /// Start local ranks as real processes, verify and time every collective, compare with peers.
     BenchCluster(Box<xtask::bench::cli::Args>),
+    /// Count the instructions of the hot paths under callgrind, and compare with the recorded counts.
+    Instructions(xtask::instructions::Args),
     /// Attack real ranks: kill them, let them disagree, flood them; and measure how well they fail.
     Nemesis(xtask::nemesis::Args),
     /// Show a plan as text and drawing, with its proof and its modelled cost.
@@ -24,6 +26,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::BenchCluster(args) => xtask::bench::main(&args),
+        Command::Instructions(args) => xtask::instructions::main(&args),
         Command::Nemesis(args) => xtask::nemesis::main(&args),
         Command::Plan(args) => xtask::plan::main(&args),
     }

@@ -1,14 +1,15 @@
 //! The run itself: start everybody, take turns, keep what was found.
 
-use std::env;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::program;
 
 use super::cells::Cell;
 use super::cli::{Absence, Args, Format, Keep, Settings, Subject, Transport};
@@ -70,7 +71,8 @@ fn one(settings: &Settings) -> Result<()> {
         settings.cells.len(),
         settings.rounds
     ));
-    let worker = build_worker(&progress)?;
+    progress.say("building bench-rank (release)");
+    let worker = program::build()?;
     let mut racers = start(settings, &worker, &progress, &mut notes)?;
     let limits = measure_limits(settings, &worker, &progress)?;
     let machine = Machine::here();
@@ -149,30 +151,6 @@ fn publish(settings: &Settings, record: &Record) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Builds the rank program in release, whatever this program is.
-fn build_worker(progress: &Progress) -> Result<PathBuf> {
-    progress.say("building bench-rank (release)");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["build", "--release", "--package", "xtask", "--bin", "bench-rank"])
-        .args(["--features", "worker", "--message-format", "json-render-diagnostics"])
-        .current_dir(machine::workspace())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("cargo cannot build bench-rank; see above");
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "bench-rank")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no program for bench-rank")
 }
 
 /// A system in the race; empty once it broke.
@@ -492,7 +470,8 @@ fn ranked(replies: &[Reply]) -> Result<Vec<(usize, Samples)>> {
 
 /// Cargo's folder for build outputs.
 fn target_folder() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| machine::workspace().join("target"), Into::into)
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| machine::workspace().join("target"), Into::into)
 }
 
 /// A bar on a terminal, a line for each operation elsewhere; always on standard error.

@@ -91,7 +91,7 @@ enum Attack {
 pub fn main(args: &Args) -> Result<()> {
     let program = match &args.program {
         Some(program) => program.clone(),
-        None => rig::program()?,
+        None => crate::program::build()?,
     };
     match args.attack {
         Attack::Kill { ranks, reps, seed } => kill(&program, ranks, reps, seed),

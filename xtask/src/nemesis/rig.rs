@@ -1,6 +1,5 @@
 //! Starts ranks as processes, listens to them, and leaves none behind.
 
-use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -13,7 +12,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::clock::now_ns;
 use super::events::Event;
-use crate::bench::machine;
 
 /// Ranks of one job.
 #[derive(Debug)]
@@ -165,27 +163,4 @@ impl Drop for Rig {
             let _ = child.wait();
         }
     }
-}
-
-/// Builds the rank program in release, whatever this program is.
-///
-/// # Errors
-/// It does not build.
-pub(crate) fn program() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["build", "--release", "--package", "xtask", "--bin", "bench-rank"])
-        .args(["--features", "worker", "--message-format", "json-render-diagnostics"])
-        .current_dir(machine::workspace())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(output.status.success(), "cargo cannot build bench-rank; see above");
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "bench-rank")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no program for bench-rank")
 }

@@ -6,6 +6,7 @@
 mod bind;
 pub mod collectives;
 pub mod control;
+pub mod count;
 pub mod group;
 pub mod limits;
 pub mod measure;
@@ -34,6 +35,7 @@ pub fn main() -> Result<()> {
             group::join()
         }
         "local" => group::local(args.next().context("`local` needs a world size")?.parse()?),
+        "count" => count::main(args),
         "nemesis" => nemesis::main(args),
         "limits" => {
             let rank = args.next().context("`limits` needs a rank")?.parse()?;
