@@ -23,12 +23,13 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use allhands_tensor::foreign::ForeignBytes;
 
 use crate::arena::Arena;
 use crate::layout::LINE;
+use crate::primitive::{AtomicU64, Ordering};
+use crate::protocol::{self, Published};
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::Bells;
 
@@ -177,10 +178,7 @@ pub struct Board {
     mine: Place,
     /// By rank; this rank's own entry is its own board.
     theirs: Vec<Place>,
-    /// Publications made.
-    next: u64,
-    /// Every reader has taken all below, as far as was looked.
-    free: u64,
+    counts: Published,
     room: Option<Room>,
     /// For each long buffer, the number past the publication that used it last.
     long_used: [u64; LONGS],
@@ -198,6 +196,13 @@ pub struct Board {
 // SAFETY: The pointers lead to mappings that the board keeps alive, and one thread at a time has the board.
 unsafe impl Send for Board {}
 
+/// How far the slowest reader of the publications of `me` is; nobody at all has taken everything.
+#[cold]
+fn slowest(boards: &[Place], me: usize) -> u64 {
+    let others = boards.iter().enumerate().filter(|&(rank, _)| rank != me);
+    others.map(|(_, board)| protocol::taken(board.taken(me))).min().unwrap_or(u64::MAX)
+}
+
 impl Board {
     /// Room for the bytes of the next publication, at most [`LONG`]; `None` while readers still have what is there,
     /// and for more.
@@ -206,7 +211,7 @@ impl Board {
         if !self.has_place() {
             return None;
         }
-        let place = self.next as usize % PLACES;
+        let place = self.counts.next() as usize % PLACES;
         let room = if len <= INLINE {
             Room { form: FORM_INLINE, long: 0 }
         } else if len <= SHORT {
@@ -229,7 +234,7 @@ impl Board {
     pub fn publish(&mut self, head: &Head) {
         let Some(room) = self.room.take() else { return };
         if room.form == FORM_LONG {
-            self.long_used[room.long] = self.next + 1;
+            self.long_used[room.long] = self.counts.next() + 1;
             self.long_next = (room.long + 1) % LONGS;
         }
         self.stamp(head, room.form | (room.long as u64) << LONG_SHIFT);
@@ -241,7 +246,9 @@ impl Board {
         if !self.has_place() {
             return false;
         }
-        let place = self.next as usize % PLACES;
+        // Room that was opened was for this place.
+        self.room = None;
+        let place = self.counts.next() as usize % PLACES;
         self.mine.word(place, DATA).store(lent.data, Ordering::Relaxed);
         self.mine.word(place, INPUT).store(lent.input, Ordering::Relaxed);
         self.stamp(head, FORM_LENT);
@@ -250,15 +257,13 @@ impl Board {
 
     #[inline]
     fn stamp(&mut self, head: &Head, form: u64) {
-        let place = self.next as usize % PLACES;
+        let place = self.counts.next() as usize % PLACES;
         let form =
             form | u64::from(head.len & LEN_MASK) << LEN_SHIFT | u64::from(head.tile) << TILE_SHIFT;
         self.mine.word(place, FINGERPRINT).store(head.fingerprint, Ordering::Relaxed);
         self.mine.word(place, SEQUENCE).store(head.seq, Ordering::Relaxed);
         self.mine.word(place, FORM).store(form, Ordering::Relaxed);
-        self.next += 1;
-        // Release: who sees the stamp sees the bytes.
-        self.mine.word(place, STAMP).store(self.next, Ordering::Release);
+        self.counts.stamp(self.mine.word(place, STAMP));
         self.bells.ring_all();
         for _ in 0..PAUSES {
             std::hint::spin_loop();
@@ -269,43 +274,34 @@ impl Board {
     #[inline]
     #[must_use]
     pub fn published(&self) -> u64 {
-        self.next
+        self.counts.next()
     }
 
     /// Whether the next place has been taken by every reader.
     #[inline]
     fn has_place(&mut self) -> bool {
-        self.next - self.free < PLACES as u64 || self.is_taken(self.next + 1 - PLACES as u64)
+        let Self { counts, theirs, me, .. } = self;
+        counts.has_place(PLACES as u64, || slowest(theirs, *me))
     }
 
     /// Whether every reader has taken all publications below `number`.
     #[inline]
     fn is_taken(&mut self, number: u64) -> bool {
-        self.free >= number || self.look_around() >= number
-    }
-
-    /// How far the slowest reader is. A reader that claims more than there is counts for what there is.
-    #[cold]
-    fn look_around(&mut self) -> u64 {
-        let others = (0..self.theirs.len()).filter(|&rank| rank != self.me);
-        let slowest = others.map(|rank| self.taken(rank)).min().unwrap_or(self.next);
-        self.free = slowest.min(self.next);
-        self.free
+        let Self { counts, theirs, me, .. } = self;
+        counts.is_taken(number, || slowest(theirs, *me))
     }
 
     /// How many of this rank's publications `rank` has taken.
     #[inline]
     #[must_use]
     pub fn taken(&self, rank: usize) -> u64 {
-        // Acquire: what the reader read, it read before; the place may be written now.
-        self.theirs[rank].taken(self.me).load(Ordering::Acquire)
+        protocol::taken(self.theirs[rank].taken(self.me))
     }
 
     /// Says that this rank needs no publication of `rank` below `number` any more.
     #[inline]
     pub fn take(&mut self, rank: usize, number: u64) {
-        // Release: the reads come before.
-        self.mine.taken(rank).store(number, Ordering::Release);
+        protocol::take(self.mine.taken(rank), number);
         self.bells.ring(rank);
     }
 
@@ -315,8 +311,7 @@ impl Board {
     pub fn look(&self, rank: usize, number: u64) -> Option<Head> {
         let board = &self.theirs[rank];
         let place = number as usize % PLACES;
-        // Acquire: see the module's documentation.
-        if board.word(place, STAMP).load(Ordering::Acquire) != number + 1 {
+        if !protocol::is_stamped(board.word(place, STAMP), number) {
             return None;
         }
         let word = |word| board.word(place, word).load(Ordering::Relaxed);
@@ -347,10 +342,10 @@ impl Board {
         let word = board.word(place, FORM).load(Ordering::Relaxed);
         let (form, long) = (word & FORM_MASK, (word >> LONG_SHIFT & LONG_MASK) as usize);
         let published = ((word >> LEN_SHIFT) as u32 & LEN_MASK) as usize;
-        let room = match form {
-            FORM_INLINE => INLINE,
-            FORM_SHORT => SHORT,
-            FORM_LONG if long < LONGS => LONG,
+        let (room, long) = match form {
+            FORM_INLINE => (INLINE, 0),
+            FORM_SHORT => (SHORT, 0),
+            FORM_LONG if long < LONGS => (LONG, long),
             _ => return None,
         };
         let end = from.checked_add(len)?;
@@ -399,8 +394,7 @@ impl Board {
             me,
             mine,
             theirs,
-            next: 0,
-            free: 0,
+            counts: Published::default(),
             room: None,
             long_used: [0; LONGS],
             long_next: 0,

@@ -6,6 +6,8 @@ pub mod board;
 pub mod layout;
 pub mod links;
 pub mod meet;
+mod primitive;
+mod protocol;
 pub mod ring;
 pub mod segment;
 pub mod wake;

@@ -11,24 +11,15 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use allhands_tensor::foreign::ForeignBytes;
 
 use crate::layout::Layout;
+use crate::primitive::AtomicU64;
+use crate::protocol::{ReaderCounts, WriterCounts};
 use crate::segment::{OwnSegment, PeerSegment};
 
-/// The other side's count makes no sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a peer's ring claims {claimed} bytes beside {mine}, and holds {capacity}")]
-pub struct RingError {
-    /// The peer's count.
-    pub claimed: u64,
-    /// This side's count.
-    pub mine: u64,
-    /// Bytes of the ring.
-    pub capacity: usize,
-}
+pub use crate::protocol::RingError;
 
 /// The writing end.
 #[derive(Debug)]
@@ -37,9 +28,7 @@ pub struct RingWriter {
     tail_word: NonNull<u8>,
     head_word: NonNull<u8>,
     capacity: usize,
-    tail: u64,
-    /// The head as last seen.
-    head: u64,
+    counts: WriterCounts,
     _own: Arc<OwnSegment>,
     _peer: Arc<PeerSegment>,
 }
@@ -54,9 +43,7 @@ pub struct RingReader {
     tail_word: NonNull<u8>,
     head_word: NonNull<u8>,
     capacity: usize,
-    head: u64,
-    /// The tail as last seen.
-    tail: u64,
+    counts: ReaderCounts,
     _own: Arc<OwnSegment>,
     _peer: Arc<PeerSegment>,
 }
@@ -102,8 +89,7 @@ pub fn ends(
         tail_word: mine.1,
         head_word: mine.2,
         capacity,
-        tail: 0,
-        head: 0,
+        counts: WriterCounts::new(capacity),
         _own: _own.clone(),
         _peer: _peer.clone(),
     };
@@ -112,8 +98,7 @@ pub fn ends(
         tail_word: theirs.1,
         head_word: theirs.2,
         capacity,
-        head: 0,
-        tail: 0,
+        counts: ReaderCounts::new(capacity),
         _own,
         _peer,
     };
@@ -135,27 +120,14 @@ impl RingWriter {
     /// The reader claims to have read what was not written.
     #[inline]
     pub fn room(&mut self) -> Result<usize, RingError> {
-        let room = self.capacity - (self.tail - self.head) as usize;
-        if room > 0 { Ok(room) } else { self.look() }
-    }
-
-    /// Looks how far the reader is.
-    fn look(&mut self) -> Result<usize, RingError> {
-        let claimed = word(self.head_word).load(Ordering::Acquire);
-        if claimed < self.head || claimed > self.tail {
-            let (mine, capacity) = (self.tail, self.capacity);
-            return Err(RingError { claimed, mine, capacity });
-        }
-        self.head = claimed;
-        Ok(self.capacity - (self.tail - self.head) as usize)
+        self.counts.room(word(self.head_word))
     }
 
     /// Copies bytes in, as many as fit; they become visible by [`RingWriter::commit`].
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let room = self.capacity - (self.tail - self.head) as usize;
-        let len = bytes.len().min(room);
-        let at = self.tail as usize & (self.capacity - 1);
+        let len = bytes.len().min(self.counts.known_room());
+        let at = self.counts.at();
         let first = len.min(self.capacity - at);
         // SAFETY: `at < capacity`, `first` ends at the ring's end at the latest, and the rest begins at its start and is
         // shorter than the ring. This process alone writes the ring; the reader has read what was there, by its head.
@@ -164,45 +136,44 @@ impl RingWriter {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), ring.add(at), first);
             std::ptr::copy_nonoverlapping(bytes.as_ptr().add(first), ring, len - first);
         }
-        self.tail += len as u64;
+        self.counts.advance(len);
         len
     }
 
     /// Makes what was written visible.
     #[inline]
     pub fn commit(&mut self) {
-        word(self.tail_word).store(self.tail, Ordering::Release);
+        self.counts.commit(word(self.tail_word));
     }
 }
 
 impl RingReader {
+    /// Bytes that the ring holds at most.
+    #[inline]
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes that can be read now.
     ///
     /// # Errors
     /// The writer claims more than the ring holds.
     #[inline]
     pub fn available(&mut self) -> Result<usize, RingError> {
-        if self.tail == self.head {
-            let claimed = word(self.tail_word).load(Ordering::Acquire);
-            if claimed < self.tail || claimed - self.head > self.capacity as u64 {
-                let (mine, capacity) = (self.head, self.capacity);
-                return Err(RingError { claimed, mine, capacity });
-            }
-            self.tail = claimed;
-        }
-        Ok((self.tail - self.head) as usize)
+        self.counts.available(word(self.tail_word))
     }
 
     /// Copies bytes out, as many as are known to be there; their room is free after [`RingReader::release`].
     #[inline]
     pub fn read(&mut self, target: &mut [u8]) -> usize {
-        let len = target.len().min((self.tail - self.head) as usize);
-        let at = self.head as usize & (self.capacity - 1);
+        let len = target.len().min(self.counts.known());
+        let at = self.counts.at();
         let first = len.min(self.capacity - at);
         let (front, back) = target[..len].split_at_mut(first);
         self.part(at, first).copy_to(front);
         self.part(0, len - first).copy_to(back);
-        self.head += len as u64;
+        self.counts.advance(len);
         len
     }
 
@@ -216,6 +187,6 @@ impl RingReader {
     /// Gives the room of what was read back to the writer.
     #[inline]
     pub fn release(&mut self) {
-        word(self.head_word).store(self.head, Ordering::Release);
+        self.counts.release(word(self.head_word));
     }
 }

@@ -14,23 +14,16 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 
 use allhands_transport::Knock;
 use rustix::event::EventfdFlags;
 use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
 use crate::layout::Layout;
+use crate::primitive::AtomicU64;
+pub use crate::protocol::Barrier;
+use crate::protocol::{arm, disarm, sleeps};
 use crate::segment::{OwnSegment, PeerSegment};
-
-/// Whether this process can make others' cores fence, and is among those made to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Barrier {
-    /// By `membarrier`.
-    Remote,
-    /// Not: writers fence for themselves.
-    Local,
-}
 
 impl Barrier {
     /// Registers this process, if the system has what it takes. `ALLHANDS`-wide there is one registration a process;
@@ -135,8 +128,7 @@ impl Bells {
     /// This rank is about to sleep: whoever writes from now on wakes it. What was written before is to be looked for
     /// after this.
     pub fn arm(&self) {
-        word(self.mine).store(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        arm(word(self.mine));
         if self.barrier == Barrier::Remote {
             // It cannot fail once it was registered; if it did, the sleep ends by its timeout.
             let _ = membarrier(MembarrierCommand::GlobalExpedited);
@@ -146,7 +138,7 @@ impl Bells {
     /// This rank does not sleep.
     #[inline]
     pub fn disarm(&self) {
-        word(self.mine).store(0, Ordering::Relaxed);
+        disarm(word(self.mine));
     }
 
     /// Something was written for `rank`.
@@ -178,12 +170,7 @@ impl Bells {
 impl Sleeper {
     #[inline]
     fn ring(&self) {
-        match self.barrier {
-            // The processor is made to fence from outside; the compiler must keep the order.
-            Barrier::Remote => compiler_fence(Ordering::SeqCst),
-            Barrier::Local => fence(Ordering::SeqCst),
-        }
-        if word(self.sleeping).load(Ordering::Relaxed) != 0 {
+        if sleeps(word(self.sleeping), self.barrier) {
             self.wake();
         }
     }
