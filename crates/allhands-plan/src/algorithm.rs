@@ -36,11 +36,14 @@ pub enum Algorithm {
     Dissemination = 14,
     /// Dissemination with k partners a round.
     KAry = 15,
+    /// Inside each host, between hosts, inside each host again, chunk by chunk. Only where ranks are placed
+    /// on hosts: see [`Plan::build_on`](crate::Plan::build_on).
+    Hierarchical = 16,
 }
 
 impl Algorithm {
     /// All algorithms, by their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Direct,
         Self::TwoShot,
         Self::RecursiveDoubling,
@@ -56,6 +59,7 @@ impl Algorithm {
         Self::Pairwise,
         Self::Dissemination,
         Self::KAry,
+        Self::Hierarchical,
     ];
 
     /// Its name in tables, traces and on the command line.
@@ -77,6 +81,7 @@ impl Algorithm {
             Self::Pairwise => "pairwise",
             Self::Dissemination => "dissemination",
             Self::KAry => "k-ary",
+            Self::Hierarchical => "hierarchical",
         }
     }
 
@@ -117,7 +122,7 @@ mod tests {
             all.join(", "),
             "1 direct, 2 two-shot, 3 recursive-doubling, 4 halving-doubling, 5 ring, 6 circulant, \
              7 recursive, 8 pat, 9 binomial, 10 scatter-all-gather, 11 chain, 12 bruck, \
-             13 pairwise, 14 dissemination, 15 k-ary"
+             13 pairwise, 14 dissemination, 15 k-ary, 16 hierarchical"
         );
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));

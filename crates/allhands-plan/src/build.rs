@@ -1,7 +1,9 @@
 //! From a shape and an algorithm to a plan.
 
 use crate::algorithm::Algorithm;
+use crate::all_reduce::hierarchical;
 use crate::error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
+use crate::locality::Locality;
 use crate::plan::{Plan, Rank};
 use crate::shape::{Counts, Shape};
 use crate::{
@@ -50,6 +52,30 @@ impl Plan {
         }
     }
 
+    /// As [`Plan::build`], among ranks that are placed on hosts. All ranks must pass the same placement.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::build`]; [`Algorithm::supports_on`] tells what is supported.
+    pub fn build_on(
+        shape: &Shape,
+        algorithm: Algorithm,
+        locality: &Locality,
+        rank: Rank,
+    ) -> Result<Self, PlanError> {
+        let world = locality.world();
+        if algorithm != Algorithm::Hierarchical {
+            return Self::build(shape, algorithm, world, rank);
+        }
+        validate(shape, world, rank)?;
+        match shape {
+            Shape::AllReduce { len } if algorithm.supports_on(shape, locality) => {
+                Ok(all_reduce::build_on(shape, *len, locality, rank, hierarchical::CHUNK))
+            }
+            _ => Err(PlanError::unsupported(algorithm, shape)),
+        }
+    }
+
     /// The plans of all ranks, in their order. Not for [`Shape::AllToAll`] with counts per rank, whose
     /// shape differs from rank to rank.
     ///
@@ -81,6 +107,17 @@ impl Algorithm {
             Shape::ReduceScatter { .. } => reduce_scatter::supports(shape, self, world),
             Shape::AllToAll { .. } => all_to_all::supports(shape, self, world),
             Shape::Barrier => barrier::supports(shape, self, world),
+        }
+    }
+
+    /// Whether [`Plan::build_on`] knows this algorithm for `shape` among ranks so placed:
+    /// [`Algorithm::Hierarchical`] needs two hosts or more.
+    #[must_use]
+    pub fn supports_on(self, shape: &Shape, locality: &Locality) -> bool {
+        match (self, shape) {
+            (Self::Hierarchical, Shape::AllReduce { .. }) => locality.hosts() > 1,
+            (Self::Hierarchical, _) => false,
+            _ => self.supports(shape, locality.world()),
         }
     }
 }

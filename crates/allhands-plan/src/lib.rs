@@ -15,6 +15,7 @@ mod cost;
 mod draw;
 mod error;
 mod gather;
+mod locality;
 mod pat;
 pub mod plan;
 mod reduce;
@@ -30,6 +31,7 @@ pub use check::{At, Defect, Proof, Stuck, check};
 pub use cost::{Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, model, modelled_time};
 pub use draw::{Description, MESSAGES_DRAWN_MAX, RANKS_DRAWN_MAX, describe, draw};
 pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
+pub use locality::Locality;
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
 };

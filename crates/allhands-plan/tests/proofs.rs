@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use allhands_plan::{Algorithm, Counts, Own, Plan, Proof, Rank, Shape, check};
+use allhands_plan::{Algorithm, Counts, Locality, Op, Own, Plan, Proof, Rank, Shape, check};
 
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=64;
 
@@ -279,4 +279,72 @@ fn log_step_plans_of_larger_worlds() {
         }
     }
     tally.report("larger worlds", began);
+}
+
+/// Placements of `world` ranks: all that are contiguous or dealt out in turn, uneven ones, and drawn ones.
+fn placements(world: u32) -> Vec<Locality> {
+    let mut all: Vec<Locality> = Vec::new();
+    for hosts in 2..=world.min(9) {
+        all.push(Locality::new((0..world).map(|rank| rank * hosts / world)));
+        all.push(Locality::new((0..world).map(|rank| rank % hosts)));
+        // One rank alone on each host but the last.
+        all.push(Locality::new((0..world).map(|rank| rank.min(hosts - 1))));
+        let drawn = |rank: u32| {
+            let bits = u64::from(rank + 1) * u64::from(world * hosts + 1);
+            (bits.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) % u64::from(hosts)
+        };
+        all.push(Locality::new((0..world).map(drawn)));
+    }
+    all.retain(|locality| locality.hosts() > 1);
+    all
+}
+
+#[test]
+fn hierarchical_all_reduce() {
+    let (mut tally, began) = (Tally::default(), Instant::now());
+    let algorithm = Algorithm::Hierarchical;
+    for world in 2..=33 {
+        for locality in placements(world) {
+            let p = u64::from(world);
+            // The last two are cut into some chunks and into as many as there may be.
+            let lens = match world {
+                ..=12 => vec![0, 1, p - 1, p, 97, 5 * 16 * 1024 * p + 7, LARGE],
+                _ => vec![1, 97, 3 * 16 * 1024 * p + 7],
+            };
+            for len in lens {
+                let shape = Shape::AllReduce { len };
+                let plans: Vec<Plan> = (0..world)
+                    .map(|rank| Plan::build_on(&shape, algorithm, &locality, Rank(rank)))
+                    .collect::<Result<_, _>>()
+                    .unwrap_or_else(|error| panic!("{locality:?}: {error}"));
+                let proof = check(&plans)
+                    .unwrap_or_else(|defect| panic!("{len} elements on {locality:?}: {defect}"));
+                tally.cases += 1;
+                tally.steps += proof.steps;
+                tally.messages += proof.messages;
+                crossing_is_least(&plans, &locality, len);
+            }
+        }
+    }
+    tally.report("hierarchical all_reduce", began);
+}
+
+/// What each host sends to others is `2(H−1)/H n`, but for the rounding of each cell's blocks.
+fn crossing_is_least(plans: &[Plan], locality: &Locality, len: u64) {
+    let hosts = u64::from(locality.hosts());
+    for host in 0..locality.hosts() {
+        let mut sent = 0;
+        let mut cells = 0;
+        for rank in locality.members(host) {
+            let plan = &plans[rank.index()];
+            for step in plan.lanes().iter().flat_map(|lane| plan.steps(lane)) {
+                let Op::Send { parts } = step.op else { continue };
+                let crossing = |part: &&allhands_plan::Part| locality.host(part.peer) != Some(host);
+                cells += plan.parts(&parts).iter().filter(crossing).count() as u64;
+                sent += plan.parts(&parts).iter().filter(crossing).map(|p| p.span.len).sum::<u64>();
+            }
+        }
+        let least = 2 * (hosts - 1) * len / hosts;
+        assert!(sent.abs_diff(least) <= cells * hosts, "host {host} sends {sent}, not {least}");
+    }
 }

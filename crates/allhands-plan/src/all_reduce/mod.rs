@@ -4,11 +4,13 @@ mod circulant;
 mod direct;
 mod doubling;
 mod halving;
+pub(crate) mod hierarchical;
 mod ring;
 
 use crate::algorithm::Algorithm;
 use crate::builder::Builder;
 use crate::error::PlanError;
+use crate::locality::Locality;
 use crate::plan::{Plan, Rank};
 use crate::shape::Shape;
 
@@ -47,4 +49,18 @@ pub(crate) fn build(
         Algorithm::Circulant => Ok(circulant::build(pen(4 + levels), len)),
         _ => Err(PlanError::unsupported(algorithm, shape)),
     }
+}
+
+/// The plan of `rank` that tells hosts apart, of which there are at least two. Its chunks have `each`
+/// elements a rank, or more.
+pub(crate) fn build_on(
+    shape: &Shape,
+    len: u64,
+    locality: &Locality,
+    rank: Rank,
+    each: u64,
+) -> Plan {
+    let lanes = hierarchical::lanes(locality);
+    let pen = Builder::new(shape, Algorithm::Hierarchical, locality.world(), rank, lanes);
+    hierarchical::build(pen, len, locality, each)
 }

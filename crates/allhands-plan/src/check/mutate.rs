@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use super::check;
 use super::execute::{Dice, execute};
 use crate::algorithm::Algorithm;
+use crate::all_reduce;
+use crate::locality::Locality;
 use crate::plan::{Buffer, Finish, Lane, Op, Order, Plan, Rank, Slice, Span, Step};
 use crate::shape::{Counts, Own, Shape};
 
@@ -350,6 +352,24 @@ fn shapes(world: u32) -> Vec<Shape> {
     ]
 }
 
+/// Plans that tell hosts apart, in one chunk and in three.
+fn hierarchical(world: u32) -> impl Iterator<Item = Vec<Plan>> {
+    let placements = [
+        Locality::new((0..world).map(|rank| rank % 2)),
+        Locality::new((0..world).map(|rank| rank.min(2))),
+        Locality::new((0..world).map(|rank| rank * 2 / world)),
+        Locality::apart(world),
+    ];
+    let some = |locality: &Locality| locality.hosts() > 1;
+    placements.into_iter().filter(some).flat_map(move |locality| {
+        [1, u64::from(world) + 1, 6 * u64::from(world) + 1].map(|len| {
+            let shape = Shape::AllReduce { len };
+            let ranks = (0..world).map(Rank);
+            ranks.map(|rank| all_reduce::build_on(&shape, len, &locality, rank, 2)).collect()
+        })
+    })
+}
+
 #[derive(Default)]
 struct Tally {
     killed: u32,
@@ -370,6 +390,7 @@ fn every_mutant_is_killed_or_equivalent() {
                 }
             }
         }
+        originals.extend(hierarchical(world));
     }
     let mut dice = Dice(SEED);
     let mut tally: BTreeMap<Kind, Tally> = BTreeMap::new();
@@ -437,6 +458,14 @@ fn originals_give_what_is_asked_in_every_order() {
                         panic!("{shape:?} by {algorithm} among {world}, seed {seed:#x}: {why}")
                     });
                 }
+            }
+        }
+        for plans in hierarchical(world) {
+            for _ in 0..4 {
+                let seed = dice.0;
+                execute(&plans, &mut dice).unwrap_or_else(|why| {
+                    panic!("hierarchical among {world}, seed {seed:#x}: {why}")
+                });
             }
         }
     }
