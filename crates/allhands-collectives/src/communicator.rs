@@ -125,7 +125,8 @@ impl Communicator {
         let (key, medium) = mesh.add_group(spec)?;
         let rank = Rank(at.map_or(0, |at| at as u32));
         let who = Arc::new(Who { group: name.into(), rank, members });
-        let planner = Mutex::new(Planner::new(world, rank, medium));
+        let planner =
+            Mutex::new(Planner::new(world, rank, medium, selection.placed(world).cloned()));
         let recipes = Mutex::default();
         Ok(Self { mesh, key, who, medium, planner, recipes, selection })
     }

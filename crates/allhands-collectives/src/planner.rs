@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use allhands_engine::Prepared;
 use allhands_engine::flat::{FlatPlan, TILE_BYTES};
-use allhands_plan::{Algorithm, Plan, PlanError, Rank, Shape};
+use allhands_plan::{Algorithm, Locality, Plan, PlanError, Rank, Shape};
 
 use crate::core::Medium;
 
@@ -19,6 +19,8 @@ pub(crate) struct Planner {
     world: u32,
     rank: Rank,
     medium: Medium,
+    /// One for as long as the group lives, so no plan's key needs it.
+    locality: Option<Locality>,
     last: Option<(Key, Arc<Prepared>)>,
     plans: HashMap<Key, Arc<Prepared>>,
     /// Oldest first.
@@ -26,9 +28,9 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
-    pub(crate) fn new(world: u32, rank: Rank, medium: Medium) -> Self {
+    pub(crate) fn new(world: u32, rank: Rank, medium: Medium, locality: Option<Locality>) -> Self {
         let (plans, order) = (HashMap::new(), VecDeque::new());
-        Self { world, rank, medium, last: None, plans, order }
+        Self { world, rank, medium, locality, last: None, plans, order }
     }
 
     fn prepare(
@@ -38,7 +40,11 @@ impl Planner {
         element_size: usize,
     ) -> Result<Prepared, PlanError> {
         let (world, rank) = (self.world, self.rank);
-        let plan = Prepared::new(Plan::build(shape, algorithm, world, rank)?);
+        let plan = match &self.locality {
+            Some(locality) => Plan::build_on(shape, algorithm, locality, rank)?,
+            None => Plan::build(shape, algorithm, world, rank)?,
+        };
+        let plan = Prepared::new(plan);
         let flat = match self.medium {
             Medium::Board => {
                 FlatPlan::compile(shape, algorithm, world, rank, element_size, TILE_BYTES)?

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use allhands_collectives::{DEFAULT_TIMEOUT, Selection};
-use allhands_plan::{Determinism, Table};
+use allhands_plan::{Determinism, Locality, Table};
 use allhands_transport::tcp::TcpConfig;
 use allhands_wire::JobKey;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub table: TableChoice,
     /// What the results of reductions must have in common.
     pub determinism: Determinism,
+    /// Whether algorithms tell hosts apart. Must be equal on all ranks.
+    pub hierarchy: Hierarchy,
 }
 
 impl Default for Config {
@@ -64,6 +66,7 @@ impl Default for Config {
             tcp: TcpConfig::default(),
             table: TableChoice::default(),
             determinism: Determinism::default(),
+            hierarchy: Hierarchy::default(),
         }
     }
 }
@@ -79,6 +82,17 @@ pub enum Transport {
     Tcp,
 }
 
+/// Whether collectives of ranks on several hosts, some of which are shared, go inside the hosts first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hierarchy {
+    /// Where the table says so: long all-reduces do.
+    #[default]
+    Auto,
+    /// Never: every rank is treated alike.
+    Off,
+}
+
 /// Which table of algorithms a group uses.
 #[derive(Clone, Debug, Default)]
 pub enum TableChoice {
@@ -90,14 +104,18 @@ pub enum TableChoice {
 }
 
 impl Config {
-    pub(crate) fn selection(&self, spread: Spread) -> Selection {
+    pub(crate) fn selection(&self, spread: Spread, locality: Option<Locality>) -> Selection {
         let table = match (&self.table, spread) {
             (TableChoice::Given(table), _) => table.clone(),
             (TableChoice::Auto, Spread::OneMemory) => Table::shared_memory(),
             (TableChoice::Auto, Spread::OneHost) => Table::tcp_loopback(),
             (TableChoice::Auto, Spread::ManyHosts) => Table::network(),
         };
-        Selection { table, determinism: self.determinism }
+        let locality = match self.hierarchy {
+            Hierarchy::Auto => locality,
+            Hierarchy::Off => None,
+        };
+        Selection { table, determinism: self.determinism, locality }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use allhands_collectives::{Board, CallOptions, Communicator, Mesh, MeshConfig};
 use allhands_engine::GroupSpec;
-use allhands_plan::{Rank, WORLD_MAX};
+use allhands_plan::{Locality, Rank, WORLD_MAX};
 use allhands_store::{
     ClientOptions, Endpoint as StoreEndpoint, PrefixStore, ServerOptions, Store, StoreError,
     TcpStore,
@@ -130,6 +130,9 @@ impl ProcessGroup {
         let peers = meeting.exchange(&listener.endpoint())?;
         let here = peers[rank.index()].host();
         let on_host = peers.iter().filter(|peer| peer.host() == here).count() as u32;
+        // All ranks have read the same endpoints, so all know the same placement. It says whose bytes share a
+        // link to other hosts, whether or not those ranks come to share memory.
+        let locality = Locality::new(peers.iter().map(Endpoint::host));
         let membership = Membership {
             job_id: config.job_id.clone(),
             key,
@@ -148,7 +151,7 @@ impl ProcessGroup {
             }
         };
         meeting.clear();
-        Self::over(joined, Box::new(mesh.control), config, Some(store))
+        Self::over(joined, Box::new(mesh.control), config, Some(store), Some(locality))
     }
 
     /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
@@ -171,7 +174,7 @@ impl ProcessGroup {
             .into_iter()
             .map(|(links, control)| {
                 let joined = Joined::over(Box::new(links), world_size);
-                Self::over(joined, Box::new(control), config, None)
+                Self::over(joined, Box::new(control), config, None, None)
             })
             .collect()
     }
@@ -181,6 +184,7 @@ impl ProcessGroup {
         control: Box<dyn Control>,
         config: &Config,
         store: Option<Arc<dyn Store>>,
+        locality: Option<Locality>,
     ) -> Result<Self, Error> {
         let Joined { links, board, arena, on_host } = joined;
         let world = links.world();
@@ -207,8 +211,12 @@ impl ProcessGroup {
             epoch: config.epoch,
             members: (0..world).map(Peer).collect(),
         };
-        let communicator =
-            Communicator::new(Arc::new(mesh), config.name.clone(), spec, config.selection(spread))?;
+        let communicator = Communicator::new(
+            Arc::new(mesh),
+            config.name.clone(),
+            spec,
+            config.selection(spread, locality),
+        )?;
         Ok(Self {
             inner: Arc::new(Inner { communicator, store, arena }),
             options: CallOptions::default().with_timeout(config.timeout),

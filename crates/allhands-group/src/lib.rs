@@ -30,7 +30,7 @@ pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef
 /// The mesh over TCP: what [`Config::tcp`] takes and [`Error::Transport`] tells.
 pub use allhands_transport as transport;
 pub use allhands_wire::{JobKey, KeyError};
-pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, TableChoice, Transport};
+pub use config::{Config, DEFAULT_RENDEZVOUS_TIMEOUT, Hierarchy, TableChoice, Transport};
 pub use error::Error;
 pub use group::ProcessGroup;
 pub use scope::Scope;

@@ -35,5 +35,7 @@ pub use locality::Locality;
 pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
 };
-pub use select::{Collective, Determinism, Precision, Row, Table, Worlds, bytes, select};
+pub use select::{
+    Collective, Determinism, Precision, Row, Table, Worlds, bytes, select, select_on,
+};
 pub use shape::{Counts, Own, Shape};

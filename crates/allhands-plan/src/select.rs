@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::algorithm::Algorithm;
+use crate::locality::Locality;
 use crate::plan::{Order, Rank};
 use crate::reduce;
 use crate::shape::{Counts, Own, Shape};
@@ -280,13 +281,16 @@ impl Table {
         use Collective as C;
         Self::of(&[
             (C::AllReduce, Worlds::UpTo(2), 256 * KIB, A::Direct),
-            (C::AllReduce, Worlds::UpTo(4), 64 * KIB, A::Direct),
             (C::AllReduce, Worlds::UpTo(8), 16 * KIB, A::Direct),
+            // Where some ranks share hosts and others do not; skipped elsewhere.
+            (C::AllReduce, Worlds::UpTo(8), ALWAYS, A::Hierarchical),
+            (C::AllReduce, Worlds::UpTo(4), 64 * KIB, A::Direct),
             (C::AllReduce, Worlds::UpTo(8), ALWAYS, A::TwoShot),
             (C::AllReduce, Worlds::UpTo(16), 4 * KIB, A::Direct),
             (C::AllReduce, Worlds::POWERS, 128 * KIB, A::RecursiveDoubling),
-            (C::AllReduce, Worlds::POWERS, ALWAYS, A::HalvingDoubling),
             (C::AllReduce, Worlds::ANY, 64 * KIB, A::RecursiveDoubling),
+            (C::AllReduce, Worlds::ANY, ALWAYS, A::Hierarchical),
+            (C::AllReduce, Worlds::POWERS, ALWAYS, A::HalvingDoubling),
             (C::AllReduce, Worlds::ANY, ALWAYS, A::Circulant),
             (C::Broadcast, Worlds::UpTo(2), ALWAYS, A::Direct),
             (C::Broadcast, Worlds::UpTo(8), 64 * KIB, A::Direct),
@@ -328,6 +332,25 @@ impl Table {
             (C::AllToAll, Worlds::ANY, ALWAYS, A::Direct),
             (C::Barrier, Worlds::ANY, ALWAYS, A::KAry),
         ])
+    }
+
+    /// The algorithm of the first row that is about this and `fits`.
+    fn first(
+        &self,
+        shape: &Shape,
+        world: u32,
+        elem_size: usize,
+        fits: impl Fn(Algorithm) -> bool,
+    ) -> Algorithm {
+        let collective = Collective::of(shape);
+        let bytes = bytes(shape, world, elem_size);
+        self.rows
+            .iter()
+            .filter(|row| row.collective == collective && bytes <= row.bytes)
+            .filter(|row| row.worlds.contain(world))
+            .map(|row| row.algorithm)
+            .find(|algorithm| fits(*algorithm))
+            .unwrap_or(collective.fallback())
     }
 
     fn of(rows: &[(Collective, Worlds, u64, Algorithm)]) -> Self {
@@ -437,19 +460,43 @@ pub fn select(
     determinism: Determinism,
     table: &Table,
 ) -> Algorithm {
-    let collective = Collective::of(shape);
-    let bytes = bytes(shape, world, elem_size);
-    table
-        .rows
-        .iter()
-        .filter(|row| row.collective == collective && bytes <= row.bytes)
-        .filter(|row| row.worlds.contain(world))
-        .map(|row| row.algorithm)
-        .find(|algorithm| {
-            algorithm.supports(shape, world)
-                && keeps(shape, *algorithm, world, precision, determinism)
-        })
-        .unwrap_or(collective.fallback())
+    let keeps = |algorithm| keeps(shape, algorithm, world, precision, determinism);
+    let fits = |algorithm: Algorithm| algorithm.supports(shape, world) && keeps(algorithm);
+    table.first(shape, world, elem_size, fits)
+}
+
+/// As [`select`], among ranks that are placed on hosts. All ranks of a group must pass the same placement.
+///
+/// [`Algorithm::Hierarchical`] is chosen only if some ranks share a host and others do not.
+///
+/// ```
+/// use allhands_plan::{Algorithm, Determinism, Locality, Precision, Shape, Table, select_on};
+///
+/// let table = Table::network();
+/// let choose = |hosts: [u32; 4]| {
+///     let shape = Shape::AllReduce { len: 1 << 20 };
+///     let hosts = Locality::new(hosts);
+///     select_on(&shape, &hosts, 4, Precision::Exact, Determinism::Fixed, &table)
+/// };
+/// assert_eq!(choose([0, 0, 1, 1]), Algorithm::Hierarchical);
+/// assert_eq!(choose([0, 1, 2, 3]), Algorithm::TwoShot);
+/// ```
+#[must_use]
+pub fn select_on(
+    shape: &Shape,
+    locality: &Locality,
+    elem_size: usize,
+    precision: Precision,
+    determinism: Determinism,
+    table: &Table,
+) -> Algorithm {
+    let world = locality.world();
+    let keeps = |algorithm| keeps(shape, algorithm, world, precision, determinism);
+    let placed = |algorithm: Algorithm| match algorithm {
+        Algorithm::Hierarchical => locality.is_mixed() && algorithm.supports_on(shape, locality),
+        _ => algorithm.supports(shape, world),
+    };
+    table.first(shape, world, elem_size, |algorithm| placed(algorithm) && keeps(algorithm))
 }
 
 #[cfg(test)]

@@ -96,7 +96,11 @@ fn no_row_is_hidden_by_those_above() {
                     | (Worlds::PowersUpTo(a), Worlds::PowersUpTo(b)) => b <= a,
                     (Worlds::PowersUpTo(_), Worlds::UpTo(_)) => false,
                 };
-                above.collective == row.collective && worlds && row.bytes <= above.bytes
+                // That row is only for ranks on hosts of which they share some.
+                above.algorithm != Algorithm::Hierarchical
+                    && above.collective == row.collective
+                    && worlds
+                    && row.bytes <= above.bytes
             });
             assert_eq!(hidden, None, "hides {row:?}");
         }
@@ -205,6 +209,29 @@ fn a_thousand_ranks_stay_near_the_bound() {
                     assert!(ratio < limit, "{algorithm}, {bytes} bytes, {world} ranks: {ratio}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn hosts_are_told_apart_where_some_are_shared_and_the_promise_allows_it() {
+    let table = Table::network();
+    for world in 2..=40 {
+        for hosts in 1..=world {
+            let locality = Locality::new((0..world).map(|rank| rank % hosts));
+            let choose = |len, determinism| {
+                let shape = Shape::AllReduce { len };
+                select_on(&shape, &locality, 4, Precision::Exact, determinism, &table)
+            };
+            let long = choose(1 << 20, Determinism::Fixed);
+            let mixed = hosts > 1 && hosts < world;
+            assert_eq!(long == Algorithm::Hierarchical, mixed, "{world} ranks on {hosts} hosts");
+            // Its order of combination depends on the placement.
+            assert_ne!(choose(1 << 20, Determinism::Canonical), Algorithm::Hierarchical);
+            assert_ne!(choose(64, Determinism::Fixed), Algorithm::Hierarchical);
+            let shape = Shape::AllReduce { len: 64 };
+            let apart = select(&shape, world, 4, Precision::Exact, Determinism::Fixed, &table);
+            assert_eq!(choose(64, Determinism::Fixed), apart);
         }
     }
 }
