@@ -34,6 +34,7 @@ mod compare;
 mod error;
 pub mod golden;
 mod group;
+pub mod hosts;
 pub mod naive;
 pub mod refusal;
 mod run;
