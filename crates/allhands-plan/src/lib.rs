@@ -36,6 +36,7 @@ pub use plan::{
     Buffer, Finish, Lane, Local, Op, Order, Part, Plan, Rank, Slice, Span, Step, WAITS_MAX, Wait,
 };
 pub use select::{
-    Collective, Determinism, Precision, Row, Table, Worlds, bytes, select, select_on,
+    Collective, Determinism, Precision, ROWS_MAX, Row, Table, TableError, Worlds, bytes, select,
+    select_on,
 };
 pub use shape::{Counts, Own, Shape};

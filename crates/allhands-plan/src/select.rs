@@ -4,7 +4,11 @@
 //! world, the element size, the promise asked for and the table. So all ranks choose alike without
 //! talking, provided that they were given the same table.
 
+mod format;
+
 use std::sync::Arc;
+
+pub use format::{ROWS_MAX, TableError};
 
 use crate::algorithm::Algorithm;
 use crate::locality::Locality;
