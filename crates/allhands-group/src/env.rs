@@ -1,15 +1,17 @@
 //! What a launcher says through environment variables.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use allhands_plan::Rank;
+use allhands_plan::{Rank, Table, TableError};
 use allhands_transport::interface::{InterfaceChoice, InterfaceError};
 use allhands_wire::{JobKey, KeyError};
 
-use crate::config::Transport;
+use crate::config::{Hierarchy, Transport};
 
 /// The variables that a launcher must set: torchrun's, which our own launcher sets too.
 pub const REQUIRED: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
@@ -33,6 +35,15 @@ pub const RENDEZVOUS_TIMEOUT: &str = "ALLHANDS_RENDEZVOUS_TIMEOUT_SECONDS";
 
 /// How ranks of one host reach each other: `auto` or `tcp`.
 pub const TRANSPORT: &str = "ALLHANDS_TRANSPORT";
+
+/// Whether algorithms tell hosts apart: `auto` or `off`.
+pub const HIERARCHY: &str = "ALLHANDS_HIERARCHY";
+
+/// The file with the table of algorithms, as `cargo xtask tune` writes it. The same on all ranks.
+pub const TABLE: &str = "ALLHANDS_TABLE";
+
+/// Most bytes of such a file that are read.
+pub const TABLE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where ranks meet, and who this one is, as the launcher says.
 #[derive(Clone, Debug)]
@@ -64,6 +75,10 @@ pub struct Launch {
     pub rendezvous_timeout: Option<Duration>,
     /// How ranks of one host reach each other, if it was said.
     pub transport: Option<Transport>,
+    /// Whether algorithms tell hosts apart, if it was said.
+    pub hierarchy: Option<Hierarchy>,
+    /// Which algorithm at which size, if a file was named.
+    pub table: Option<Table>,
 }
 
 /// Who runs the store.
@@ -140,6 +155,22 @@ pub enum EnvError {
         path: PathBuf,
         /// What the operating system said.
         reason: String,
+    },
+    /// The table cannot be read.
+    #[error("{TABLE}={}: {reason}", path.display())]
+    TableFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The table makes no sense.
+    #[error("{TABLE}={}: {source}", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        source: TableError,
     },
     /// The interface choice does not parse.
     #[error("{variable}={value:?}: {source}")]
@@ -251,6 +282,8 @@ impl Launch {
             timeout: seconds(variables, TIMEOUT)?,
             rendezvous_timeout: seconds(variables, RENDEZVOUS_TIMEOUT)?,
             transport: transport(variables)?,
+            hierarchy: hierarchy(variables)?,
+            table: table(variables)?,
         })
     }
 
@@ -312,6 +345,35 @@ fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> 
             _ => Err(EnvError::Value { variable: TRANSPORT, value, expected: "auto or tcp" }),
         },
     }
+}
+
+fn hierarchy(variables: &impl Variables) -> Result<Option<Hierarchy>, EnvError> {
+    match variables.value(HIERARCHY) {
+        None => Ok(None),
+        Some(value) => match value.trim() {
+            "auto" => Ok(Some(Hierarchy::Auto)),
+            "off" => Ok(Some(Hierarchy::Off)),
+            _ => Err(EnvError::Value { variable: HIERARCHY, value, expected: "auto or off" }),
+        },
+    }
+}
+
+fn table(variables: &impl Variables) -> Result<Option<Table>, EnvError> {
+    let Some(path) = variables.value(TABLE).map(PathBuf::from) else { return Ok(None) };
+    let mut text = String::new();
+    let read =
+        File::open(&path).and_then(|file| file.take(TABLE_BYTES_MAX + 1).read_to_string(&mut text));
+    let reason = match read {
+        Err(error) => error.to_string(),
+        Ok(_) if text.len() as u64 > TABLE_BYTES_MAX => {
+            format!("it is longer than {TABLE_BYTES_MAX} bytes")
+        }
+        Ok(_) => {
+            let table = text.parse().map(Some);
+            return table.map_err(|source| EnvError::Table { path, source });
+        }
+    };
+    Err(EnvError::TableFile { path, reason })
 }
 
 fn interface(variables: &impl Variables) -> Result<Option<InterfaceChoice>, EnvError> {
@@ -386,6 +448,30 @@ mod tests {
         assert!(with("ALLHANDS_JOB_KEY", "abc").contains("ALLHANDS_JOB_KEY"));
         assert!(with("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
         assert!(with("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
+        assert!(with("ALLHANDS_HIERARCHY", "on").contains("\"on\" is not auto or off"));
         assert!(with("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
+    }
+
+    #[test]
+    fn a_table_comes_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("table");
+        let path = file.to_str().unwrap();
+        let with_table = || {
+            let mut pairs = TORCHRUN.to_vec();
+            pairs.push(("ALLHANDS_TABLE", path));
+            launch(&pairs)
+        };
+        let error = with_table().unwrap_err();
+        assert!(matches!(error, EnvError::TableFile { .. }), "{error}");
+        std::fs::write(&file, Table::network().to_string()).unwrap();
+        assert_eq!(with_table().unwrap().table, Some(Table::network()));
+        std::fs::write(&file, "allhands-table 1\nall_reduce any any rings").unwrap();
+        let error = with_table().unwrap_err().to_string();
+        assert!(error.contains("line 2: \"rings\" is not an algorithm"), "{error}");
+        std::fs::write(&file, "#".repeat(TABLE_BYTES_MAX as usize + 1)).unwrap();
+        let error = with_table().unwrap_err().to_string();
+        assert!(error.contains("longer than 1048576 bytes"), "{error}");
+        assert_eq!(launch(&TORCHRUN).unwrap().table, None);
     }
 }

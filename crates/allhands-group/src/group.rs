@@ -16,7 +16,7 @@ use allhands_transport::tcp::{Endpoint, Listener, Membership};
 use allhands_transport::{Control, Links, local};
 use allhands_wire::{JobKey, Peer};
 
-use crate::config::{Config, Spread, Transport};
+use crate::config::{Config, Spread, TableChoice, Transport};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
 use crate::memory::{self, Arena};
@@ -87,6 +87,8 @@ impl ProcessGroup {
         config.timeout = launch.timeout.unwrap_or(config.timeout);
         config.rendezvous_timeout = launch.rendezvous_timeout.unwrap_or(config.rendezvous_timeout);
         config.transport = launch.transport.unwrap_or(config.transport);
+        config.hierarchy = launch.hierarchy.unwrap_or(config.hierarchy);
+        config.table = launch.table.clone().map_or(config.table, TableChoice::Given);
         config.tcp.master = launch.master_address();
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
         let store = Arc::new(store(launch, &config)?);

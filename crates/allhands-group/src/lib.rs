@@ -23,7 +23,7 @@ pub use allhands_collectives::{
     CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid, Operation,
     Refusal, Side,
 };
-pub use allhands_plan::{Algorithm, Determinism, Rank, Table};
+pub use allhands_plan::{Algorithm, Determinism, Rank, Table, TableError};
 /// Stores through which ranks meet: what [`ProcessGroup::connect`] takes.
 pub use allhands_store as store;
 pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef};
