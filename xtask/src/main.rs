@@ -19,8 +19,14 @@ enum Command {
     Instructions(xtask::instructions::Args),
     /// Attack real ranks: kill them, let them disagree, flood them; and measure how well they fail.
     Nemesis(xtask::nemesis::Args),
+    /// Time all-reduces of ranks on several hosts (network namespaces) against what their links allow.
+    Hosts(xtask::hosts::Args),
     /// Show a plan as text and drawing, with its proof and its modelled cost.
     Plan(xtask::plan::Args),
+    /// Model all-reduces of very many ranks, against the bound of rounds and bytes.
+    Scale(xtask::scale::Args),
+    /// Measure every algorithm with local ranks and write the table of the fastest.
+    Tune(xtask::tune::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -28,6 +34,9 @@ fn main() -> anyhow::Result<()> {
         Command::BenchCluster(args) => xtask::bench::main(&args),
         Command::Instructions(args) => xtask::instructions::main(&args),
         Command::Nemesis(args) => xtask::nemesis::main(&args),
+        Command::Hosts(args) => xtask::hosts::main(&args),
         Command::Plan(args) => xtask::plan::main(&args),
+        Command::Scale(args) => xtask::scale::main(&args),
+        Command::Tune(args) => xtask::tune::main(&args),
     }
 }

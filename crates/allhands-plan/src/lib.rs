@@ -28,7 +28,10 @@ mod tree;
 
 pub use algorithm::Algorithm;
 pub use check::{At, Defect, Proof, Stuck, check};
-pub use cost::{Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, model, modelled_time};
+pub use cost::{
+    Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, all_reduce_bound, model,
+    modelled_time,
+};
 pub use draw::{Description, MESSAGES_DRAWN_MAX, RANKS_DRAWN_MAX, describe, draw};
 pub use error::{ELEMENTS_MAX, PlanError, WORLD_MAX};
 pub use locality::Locality;

@@ -139,6 +139,18 @@ pub fn modelled_time(
     model(shape, algorithm, world, elem_size, network).map(|modelled| modelled.seconds)
 }
 
+/// The time that an all-reduce of `bytes` is measured against, in seconds: that of an algorithm with as few
+/// rounds, or as few bytes, as there may be, on full bisection and with reductions for nothing:
+/// `min(2Lα + 2(P−1)/P·nβ, Lα + L·nβ)` with `L = ⌈log2 P⌉`.
+#[must_use]
+pub fn all_reduce_bound(network: &Network, world: u32, bytes: u64) -> f64 {
+    let p = f64::from(world.max(1));
+    let rounds = p.log2().ceil();
+    let transfer = bytes as f64 * network.beta;
+    let few_bytes = 2.0 * rounds * network.alpha + 2.0 * (p - 1.0) / p * transfer;
+    few_bytes.min(rounds * network.alpha + rounds * transfer)
+}
+
 /// A message, and the round in which it travels if every message takes one.
 pub(crate) struct Hop {
     pub(crate) round: u32,
