@@ -86,7 +86,8 @@ pub enum Transport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hierarchy {
-    /// Where the table says so: long all-reduces do.
+    /// Where the table says so: long all-reduces do. The order in which they combine depends on which ranks share
+    /// a host, unless [`Determinism::Canonical`] is asked for.
     #[default]
     Auto,
     /// Never: every rank is treated alike.
