@@ -29,7 +29,7 @@ mod tree;
 pub use algorithm::Algorithm;
 pub use check::{At, Defect, Proof, Stuck, check};
 pub use cost::{
-    Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, all_reduce_bound, model,
+    Fabric, MESSAGES_MAX, Method, Modelled, Network, Overlap, all_reduce_bound, model, model_on,
     modelled_time,
 };
 pub use draw::{Description, MESSAGES_DRAWN_MAX, RANKS_DRAWN_MAX, describe, draw};

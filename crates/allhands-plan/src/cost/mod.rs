@@ -11,6 +11,8 @@
 //!   one processor; a reduction runs while its operands arrive or after, see [`Overlap`].
 //! - In a tapered fat tree the messages that leave a switch share its uplinks, and those that enter share
 //!   its downlinks, first come first served.
+//! - Ranks that are placed on hosts ([`model_on`]) have one port to the others of their host, and one to the
+//!   network; the ranks of a host share its link, first come first served.
 //!
 //! The model knows no packets, jitter, buffers that fill or routes that collide.
 
@@ -23,6 +25,7 @@ pub use network::{Fabric, Network, Overlap};
 
 use crate::algorithm::Algorithm;
 use crate::error::PlanError;
+use crate::locality::Locality;
 use crate::plan::{Plan, Rank};
 use crate::shape::{Counts, Shape};
 use program::Program;
@@ -121,6 +124,48 @@ pub fn model(
         }
     }
     let seconds = Simulation::new(&program, network).run();
+    Ok(Modelled { seconds, messages, method: Method::Simulated })
+}
+
+/// As [`model`], among ranks that are placed on hosts: on [`Fabric::Hosts`] those of one host share its link
+/// and reach each other without it. On other fabrics only the plan tells hosts apart.
+///
+/// # Errors
+///
+/// As [`model`] and [`Plan::build_on`]; every rank is simulated, so worlds of more than [`MESSAGES_MAX`] messages are
+/// refused.
+///
+/// ```
+/// use allhands_plan::{Algorithm, Locality, Network, Shape, model_on};
+///
+/// let hosts = Locality::new([0, 0, 1, 1]);
+/// let network = Network::ten_gigabit().between_hosts(1e-6, 8e9);
+/// let shape = Shape::AllReduce { len: 25 << 18 };
+/// let apart = model_on(&shape, Algorithm::TwoShot, &hosts, 4, &network)?;
+/// let inside_first = model_on(&shape, Algorithm::Hierarchical, &hosts, 4, &network)?;
+/// assert!(apart.seconds > 1.7 * inside_first.seconds);
+/// # Ok::<(), allhands_plan::PlanError>(())
+/// ```
+pub fn model_on(
+    shape: &Shape,
+    algorithm: Algorithm,
+    locality: &Locality,
+    elem_size: usize,
+    network: &Network,
+) -> Result<Modelled, PlanError> {
+    let mut program = Program::default();
+    for rank in (0..locality.world()).map(Rank) {
+        program.add(&Plan::build_on(shape, algorithm, locality, rank)?, elem_size as u64);
+        if program.messages() > MESSAGES_MAX {
+            return Err(PlanError::TooManyMessages { shape: shape.name(), algorithm });
+        }
+    }
+    let placed = matches!(network.fabric, Fabric::Hosts { .. });
+    let simulation = match placed {
+        true => Simulation::placed(&program, network, locality),
+        false => Simulation::new(&program, network),
+    };
+    let (seconds, messages) = (simulation.run(), program.messages());
     Ok(Modelled { seconds, messages, method: Method::Simulated })
 }
 

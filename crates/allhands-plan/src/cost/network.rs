@@ -23,6 +23,14 @@ pub enum Fabric {
         /// What the ranks of a switch could send, over what its uplinks carry: 4.0 for a 4:1 taper.
         taper: f64,
     },
+    /// Ranks are placed on hosts, see [`model_on`](crate::model_on). Those of one host share its link, which
+    /// carries what [`Network::beta`] says, and reach each other without it.
+    Hosts {
+        /// Seconds from when a message's first byte leaves until it arrives, inside a host.
+        alpha: f64,
+        /// Seconds a byte through a rank's port to its host, each way.
+        beta: f64,
+    },
 }
 
 /// A network and the processors at its ends, as far as the model cares.
@@ -82,6 +90,13 @@ impl Network {
     #[must_use]
     pub const fn overlapped(self) -> Self {
         Self { overlap: Overlap::WhileReceiving, ..self }
+    }
+
+    /// The same between hosts, inside which ranks reach each other with that latency in seconds and bandwidth in
+    /// bytes a second.
+    #[must_use]
+    pub const fn between_hosts(self, alpha: f64, bandwidth: f64) -> Self {
+        Self { fabric: Fabric::Hosts { alpha, beta: 1.0 / bandwidth }, ..self }
     }
 
     /// The same as a fat tree whose switches join `ranks_per_switch` ranks and taper by `taper`.

@@ -8,6 +8,16 @@ use super::Hop;
 use super::network::{Fabric, Network, Overlap};
 use super::program::{Kind, Program};
 use super::symmetry::Symmetry;
+use crate::locality::Locality;
+use crate::plan::Rank;
+
+/// Where a message travels.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Network,
+    /// Between ranks of one host, which have further ports for that.
+    Inside,
+}
 
 /// A message on its way.
 #[derive(Clone, Copy)]
@@ -22,6 +32,7 @@ struct Flight {
     lane: u32,
     /// Part of the uplinks that it occupies.
     share: f64,
+    way: Way,
     /// When its last byte has passed the links so far.
     passed: f64,
     /// When its first byte is at the receiver.
@@ -32,7 +43,7 @@ struct Flight {
 enum Event {
     /// The first byte is at the receiver's switch.
     Head(u32),
-    /// The sender's port is free again.
+    /// A port is free again.
     Port(u32),
     /// The last byte has left.
     Sent(u32),
@@ -101,6 +112,8 @@ pub(super) struct Simulation<'a> {
     program: &'a Program,
     network: &'a Network,
     mirror: Option<(Symmetry, u32)>,
+    /// Where the ranks are, if that matters.
+    locality: Option<&'a Locality>,
     lanes: Vec<Lane>,
     ports: Vec<Port>,
     up_free: Vec<f64>,
@@ -118,7 +131,16 @@ pub(super) struct Simulation<'a> {
 impl<'a> Simulation<'a> {
     /// All ranks of a world.
     pub(super) fn new(program: &'a Program, network: &'a Network) -> Self {
-        Self::with(program, network, None)
+        Self::with(program, network, None, None)
+    }
+
+    /// All ranks of a world that are placed on hosts.
+    pub(super) fn placed(
+        program: &'a Program,
+        network: &'a Network,
+        locality: &'a Locality,
+    ) -> Self {
+        Self::with(program, network, None, Some(locality))
     }
 
     /// One rank of `world`, which stands for all of them.
@@ -128,22 +150,31 @@ impl<'a> Simulation<'a> {
         world: u32,
         symmetry: Symmetry,
     ) -> Self {
-        Self::with(program, network, Some((symmetry, world)))
+        Self::with(program, network, Some((symmetry, world)), None)
     }
 
-    fn with(program: &'a Program, network: &'a Network, mirror: Option<(Symmetry, u32)>) -> Self {
+    fn with(
+        program: &'a Program,
+        network: &'a Network,
+        mirror: Option<(Symmetry, u32)>,
+        locality: Option<&'a Locality>,
+    ) -> Self {
         let switches = match network.fabric {
             Fabric::FatTree { ranks_per_switch, .. } => {
                 program.ranks.len().div_ceil(ranks_per_switch.max(1) as usize)
             }
+            Fabric::Hosts { .. } => locality.map_or(0, |locality| locality.hosts() as usize),
             Fabric::FullBisection => 0,
         };
+        // Those to the network, then those inside hosts.
+        let ports = program.ranks.len() * if locality.is_some() { 2 } else { 1 };
         Self {
             program,
             network,
             mirror,
+            locality,
             lanes: vec![Lane::default(); program.lanes.len()],
-            ports: program.ranks.iter().map(|_| Port::default()).collect(),
+            ports: (0..ports).map(|_| Port::default()).collect(),
             up_free: vec![0.0; switches],
             down_free: vec![0.0; switches],
             flights: Vec::new(),
@@ -178,9 +209,9 @@ impl<'a> Simulation<'a> {
             self.now = at;
             match event {
                 Event::Head(flight) => self.head(flight),
-                Event::Port(rank) => {
-                    self.ports[rank as usize].busy = false;
-                    self.transmit(rank);
+                Event::Port(port) => {
+                    self.ports[port as usize].busy = false;
+                    self.transmit(port);
                 }
                 Event::Sent(flight) => {
                     let Flight { src, lane, .. } = self.flights[flight as usize];
@@ -240,6 +271,7 @@ impl<'a> Simulation<'a> {
             Kind::Send => {
                 for message in messages {
                     let (dst, from, share) = self.route(rank, message.peer);
+                    let way = self.way(rank, message.peer);
                     let flight = Flight {
                         src: rank,
                         dst,
@@ -248,6 +280,7 @@ impl<'a> Simulation<'a> {
                         bytes: message.bytes as f64,
                         lane,
                         share,
+                        way,
                         passed: 0.0,
                         first: 0.0,
                     };
@@ -261,9 +294,10 @@ impl<'a> Simulation<'a> {
                             self.flights.len() as u32 - 1
                         }
                     };
-                    self.ports[rank as usize].queue.push_back(number);
+                    let port = self.port(rank, way);
+                    self.ports[port as usize].queue.push_back(number);
+                    self.transmit(port);
                 }
-                self.transmit(rank);
             }
             Kind::Recv | Kind::RecvReduce { .. } => {
                 for message in messages {
@@ -283,11 +317,39 @@ impl<'a> Simulation<'a> {
         self.lanes[lane as usize].open == 0 && self.complete(rank, lane)
     }
 
+    fn way(&self, rank: u32, peer: u32) -> Way {
+        let host = |rank| self.locality.and_then(|locality| locality.host(Rank(rank)));
+        match (host(rank), host(peer)) {
+            (Some(here), Some(there)) if here == there => Way::Inside,
+            _ => Way::Network,
+        }
+    }
+
+    /// The port through which a rank's messages go that way.
+    fn port(&self, rank: u32, way: Way) -> u32 {
+        match way {
+            Way::Network => rank,
+            Way::Inside => self.program.ranks.len() as u32 + rank,
+        }
+    }
+
+    /// Latency, and seconds a byte through a port, on that way.
+    fn pace(&self, way: Way) -> (f64, f64) {
+        match (way, self.network.fabric) {
+            (Way::Inside, Fabric::Hosts { alpha, beta }) => (alpha, beta),
+            _ => (self.network.alpha, self.network.beta),
+        }
+    }
+
     /// Receiver, whom it knows as the sender, and the part of the uplinks that the message uses.
     fn route(&self, rank: u32, peer: u32) -> (u32, u32, f64) {
         let Fabric::FatTree { ranks_per_switch, taper } = self.network.fabric else {
             return match self.mirror {
                 Some((symmetry, world)) => (0, symmetry.opposite(peer, world), 0.0),
+                // The ranks of a host share one link.
+                None if self.locality.is_some() && self.way(rank, peer) == Way::Network => {
+                    (peer, rank, 1.0)
+                }
                 None => (peer, rank, 0.0),
             };
         };
@@ -305,42 +367,48 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Puts the next message of a rank on the wire if its port is free.
-    fn transmit(&mut self, rank: u32) {
-        let port = &mut self.ports[rank as usize];
+    /// Puts the next message of a port on the wire if it is free.
+    fn transmit(&mut self, number: u32) {
+        let port = &mut self.ports[number as usize];
         if port.busy {
             return;
         }
         let Some(flight) = port.queue.pop_front() else { return };
         port.busy = true;
-        let Flight { bytes, share, .. } = self.flights[flight as usize];
+        let Flight { src: rank, bytes, share, way, .. } = self.flights[flight as usize];
+        let (alpha, beta) = self.pace(way);
         let leaves = self.now + self.network.overhead;
-        let free = leaves + bytes * self.network.beta;
+        let free = leaves + bytes * beta;
         let (mut head, mut sent) = (leaves, free);
         if share > 0.0 {
             let up = self.switch(rank);
             head = leaves.max(self.up_free[up]);
-            self.up_free[up] = head + bytes * self.network.beta * share;
+            self.up_free[up] = head + bytes * beta * share;
             sent = free.max(self.up_free[up]);
         }
         self.flights[flight as usize].passed = sent;
-        self.at(head + self.network.alpha, Event::Head(flight));
-        self.at(free, Event::Port(rank));
+        self.at(head + alpha, Event::Head(flight));
+        self.at(free, Event::Port(number));
         self.at(sent, Event::Sent(flight));
     }
 
     fn switch(&self, rank: u32) -> usize {
         match self.network.fabric {
             Fabric::FatTree { ranks_per_switch, .. } => (rank / ranks_per_switch.max(1)) as usize,
+            Fabric::Hosts { .. } => {
+                let host = self.locality.and_then(|locality| locality.host(Rank(rank)));
+                host.unwrap_or(0) as usize
+            }
             Fabric::FullBisection => 0,
         }
     }
 
     fn head(&mut self, number: u32) {
         let down = self.switch(self.flights[number as usize].dst);
+        let (alpha, _) = self.pace(self.flights[number as usize].way);
         let flight = &mut self.flights[number as usize];
         flight.first = self.now;
-        flight.passed += self.network.alpha;
+        flight.passed += alpha;
         if flight.share > 0.0 {
             flight.first = flight.first.max(self.down_free[down]);
             self.down_free[down] = flight.first + flight.bytes * self.network.beta * flight.share;
@@ -357,11 +425,13 @@ impl<'a> Simulation<'a> {
 
     /// A message whose receive is active goes through the receiver's port.
     fn enter(&mut self, number: u32) {
+        let Flight { dst, way, .. } = self.flights[number as usize];
+        let (port, (_, beta)) = (self.port(dst, way), self.pace(way));
         let flight = &mut self.flights[number as usize];
-        let port = &mut self.ports[flight.dst as usize];
+        let port = &mut self.ports[port as usize];
         let begins = flight.first.max(self.now).max(port.ingress_free);
         flight.first = begins + self.network.overhead;
-        port.ingress_free = flight.first + flight.bytes * self.network.beta;
+        port.ingress_free = flight.first + flight.bytes * beta;
         let last = port.ingress_free.max(flight.passed + self.network.overhead);
         self.at(last, Event::Arrived(number));
     }

@@ -302,3 +302,43 @@ fn what_cannot_be_modelled_is_refused() {
     let refused = model(&shape, Algorithm::Chain, 16_384, 4, &Network::cluster());
     assert!(matches!(refused, Err(PlanError::TooManyMessages { .. })), "{refused:?}");
 }
+
+#[test]
+fn hosts_share_their_links() {
+    let network = Network::flat(50e-6, 125e6).between_hosts(1e-6, 5e9);
+    for (hosts, each) in [(2, 2), (2, 4), (3, 2), (4, 8)] {
+        let world = hosts * each;
+        let locality = Locality::new((0..world).map(|rank| rank / each));
+        let len = 25 << 20;
+        let shape = Shape::AllReduce { len };
+        let of = |algorithm| model_on(&shape, algorithm, &locality, 1, &network).unwrap().seconds;
+        // What a host has to send, at the rate of its link.
+        let h = f64::from(hosts);
+        let least = 2.0 * (h - 1.0) / h * len as f64 * network.beta;
+        let hierarchical = of(Algorithm::Hierarchical);
+        let ratio = hierarchical / least;
+        assert!((1.0..1.1).contains(&ratio), "{hosts} hosts of {each}: {ratio} times the least");
+        // Every rank sends 2(P−1)/P n, of which a part (P−m)/(P−1) leaves the host, by one link.
+        let (p, m) = (f64::from(world), f64::from(each));
+        let crossing = 2.0 * m * (p - m) / p * len as f64 * network.beta;
+        let two_shot = of(Algorithm::TwoShot) / crossing;
+        assert!((1.0..1.1).contains(&two_shot), "{hosts} hosts of {each}: two-shot {two_shot}");
+    }
+}
+
+#[test]
+fn ranks_on_hosts_of_their_own_are_as_on_full_bisection() {
+    let flat = Network { overhead: 1e-6, ..Network::ten_gigabit() };
+    let placed = flat.between_hosts(1e-6, 50e9);
+    for world in [2, 5, 8] {
+        let apart = Locality::apart(world);
+        for len in [64, 1 << 20] {
+            let shape = Shape::AllReduce { len };
+            for algorithm in [Algorithm::Ring, Algorithm::TwoShot, Algorithm::HalvingDoubling] {
+                let on_hosts = model_on(&shape, algorithm, &apart, 1, &placed).unwrap().seconds;
+                let on_flat = seconds(&shape, algorithm, world, &flat);
+                assert!((on_hosts / on_flat - 1.0).abs() < 1e-9, "{algorithm}, {world} ranks");
+            }
+        }
+    }
+}
