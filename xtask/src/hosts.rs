@@ -17,7 +17,6 @@ use crate::bench::cli::Transport;
 use crate::bench::launch::{Spec, System};
 use crate::bench::machine;
 use crate::bench::peers::{Peer, rank_environment};
-use crate::nemesis;
 use crate::timing::{PATIENCE, Racer, race, set_up};
 
 /// How much longer than the bound a 25 MiB all-reduce may take.
@@ -86,7 +85,7 @@ pub fn main(args: &Args) -> Result<()> {
     let Layout { hosts, each } = args.layout;
     let program = match &args.program {
         Some(program) => program.clone(),
-        None => nemesis::program()?,
+        None => crate::program::build()?,
     };
     let rig = match Hosts::start(hosts, Some(args.mbit)) {
         Ok(rig) => rig,

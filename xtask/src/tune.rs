@@ -16,7 +16,6 @@ use anyhow::{Context, Result, ensure};
 use crate::bench::cells::{Cell, Dtype, Kind, Operation, Reduction};
 use crate::bench::launch::{Spec, System};
 use crate::bench::peers::{free_port, rank_environment};
-use crate::nemesis;
 use crate::timing::{PATIENCE, Racer, race, set_up};
 
 /// An algorithm takes over from that of the next smaller size only if it is faster by this factor: less is
@@ -65,7 +64,7 @@ pub fn main(args: &Args) -> Result<()> {
     ensure!(args.ranks.first().is_some_and(|ranks| *ranks > 1), "groups have two ranks or more");
     let program = match &args.program {
         Some(program) => program.clone(),
-        None => nemesis::program()?,
+        None => crate::program::build()?,
     };
     let mut rows = BTreeMap::new();
     for &world in &args.ranks {

@@ -18,7 +18,6 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use events::{Event, Holding, Kind};
 use rig::Rig;
-pub(crate) use rig::program;
 
 /// Ranks come up, and answer, long before.
 const PATIENCE: Duration = Duration::from_secs(120);
