@@ -215,16 +215,17 @@ pub(super) unsafe fn fold<I, O, F, const K: usize>(
             unsafe { chunks::<I, O, F, K, $lanes>(dst, sources, count) };
         };
     }
-    // A chunk is four AVX-512 registers of elements, or what the compiler may hold in registers
-    // while it is still a loop. The sizes are known when this is compiled: one arm remains.
+    // A chunk is a few AVX-512 registers of elements, or what the compiler may hold in registers while it is still a
+    // loop. Some lengths make it unroll into something six times slower where `dst` is none of the sources; these
+    // do not, for any operation and level. The sizes are known when this is compiled: one arm remains.
     if const { size_of::<<O::Wide as Cell>::Raw>() == 1 } {
         chunks_of!(128);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 2 } {
         chunks_of!(64);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 4 } {
-        chunks_of!(32);
+        chunks_of!(64);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 8 } {
-        chunks_of!(16);
+        chunks_of!(24);
     } else {
         // A lane is a register already.
         chunks_of!(4);
