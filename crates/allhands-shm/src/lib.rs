@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod board;
+mod credentials;
 pub mod layout;
 pub mod links;
 pub mod meet;

@@ -216,7 +216,15 @@ impl Rings {
 
     /// The peer has come to its end; what it wrote before still counts.
     fn end(&mut self, peer: Peer, cause: Closed, port: &mut dyn Port) {
-        while self.receive(peer, port) > 0 {}
+        // No more than was there when it ended: a peer that goes on writing after its end holds nobody up.
+        let capacity = |link: &Link| link.reader.capacity();
+        let mut left = self.links[peer.index()].as_ref().map_or(0, capacity);
+        while left > 0 {
+            match self.receive(peer, port) {
+                0 => break,
+                bytes => left = left.saturating_sub(bytes),
+            }
+        }
         self.close(peer, cause, port);
     }
 

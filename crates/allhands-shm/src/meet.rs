@@ -29,12 +29,14 @@ use allhands_wire::{
     HandshakeState, Identity, Initiator, JobHash, JobKey, Nonce, Peer, Purpose, Reject, Responder,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::credentials::Credentials;
 use crate::layout::Layout;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::{Barrier, PeerBell};
@@ -48,7 +50,7 @@ pub type Name = [u8; NAME_LEN];
 /// Strangers that are turned away before the door is given up.
 const STRANGERS_MAX: u32 = 64;
 
-/// The longest that one visitor, or one lower rank, may take.
+/// The longest that one visitor, one lower rank, or reaching all of them may take.
 const VISIT_MAX: Duration = Duration::from_secs(5);
 
 /// Descriptors of a rank: segment, bell, knocker, arena.
@@ -183,7 +185,7 @@ impl Door {
     pub fn open() -> Result<Self, MeetError> {
         let mut name = [0; NAME_LEN];
         getrandom::fill(&mut name).map_err(io::Error::from).map_err(system("draw a name"))?;
-        let listener = address(&name)
+        let listener = SocketAddr::from_abstract_name(label(&name))
             .and_then(|address| UnixListener::bind_addr(&address))
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(system("open a Unix socket"))?;
@@ -196,13 +198,12 @@ impl Door {
         self.name
     }
 
-    /// Connects to the doors of the ranks below `me`; `None` where there is none to be reached.
+    /// Connects to the doors of the ranks below `me`; `None` where there is none to be reached. A door in front of which
+    /// too many wait counts as out of reach after a while.
     #[must_use]
     pub fn reach(&self, names: &[Option<Name>], me: Peer) -> Vec<Option<UnixStream>> {
-        let connect = |name: &Option<Name>| {
-            let address = address(name.as_ref()?).ok()?;
-            UnixStream::connect_addr(&address).ok()
-        };
+        let deadline = Instant::now() + VISIT_MAX;
+        let connect = |name: &Option<Name>| connect(name.as_ref()?, deadline).ok();
         names.iter().take(me.index()).map(connect).collect()
     }
 
@@ -230,7 +231,7 @@ impl Door {
             .map(Peer)
             .filter(|peer| reached_by.get(peer.index()).copied().unwrap_or(false))
             .collect();
-        let mut strangers = 0;
+        let (mut strangers, begun) = (0, Instant::now());
         while let Some(&next) = expected.first() {
             let give_up = match self.admit(member, layout, offer, &expected, deadline) {
                 Ok((peer, result)) => {
@@ -247,7 +248,7 @@ impl Door {
             };
             met[next.index()] = Some(Err(give_up));
             for peer in expected.drain(1..) {
-                let waited = VISIT_MAX;
+                let waited = begun.elapsed();
                 met[peer.index()] = Some(Err(MeetError::Late { peer, waited }));
             }
             break;
@@ -279,7 +280,7 @@ impl Door {
                 Err(error) => return Err(Admission::Failed(system("accept")(error))),
             }
         };
-        if !same_user(&stream) || patient(&stream, deadline).is_err() {
+        if !same_user(&stream) {
             return Err(Admission::Stranger);
         }
         let mut nonce = Nonce([0; 16]);
@@ -309,7 +310,7 @@ impl Door {
                 _ => {}
             }
             let output = responder.poll_output().to_vec();
-            let talked = talk(&stream, &output, |step| match step {
+            let talked = talk(&stream, deadline, &output, |step| match step {
                 Talk::Sent(bytes) => responder.handle_sent(bytes),
                 Talk::Came(bytes) => {
                     responder.handle_bytes(bytes);
@@ -337,14 +338,21 @@ enum Talk<'a> {
 
 /// Writes what is to be written; where there is nothing, reads one byte after the other: what follows the handshake
 /// is not the handshake's.
-fn talk(mut stream: &UnixStream, output: &[u8], mut step: impl FnMut(Talk<'_>)) -> io::Result<()> {
+fn talk(
+    mut stream: &UnixStream,
+    deadline: Instant,
+    output: &[u8],
+    mut step: impl FnMut(Talk<'_>),
+) -> io::Result<()> {
+    patient(stream, deadline)?;
     if !output.is_empty() {
-        let bytes = stream.write(output)?;
+        // A signal ends a call that has a timeout, whatever its handler says.
+        let bytes = persist(|| stream.write(output))?;
         step(Talk::Sent(bytes));
         return Ok(());
     }
     let mut byte = [0];
-    match stream.read(&mut byte)? {
+    match persist(|| stream.read(&mut byte))? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => {
             step(Talk::Came(&byte));
@@ -353,16 +361,41 @@ fn talk(mut stream: &UnixStream, output: &[u8], mut step: impl FnMut(Talk<'_>)) 
     }
 }
 
+/// Repeats a call that a signal ended.
+fn persist<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 fn within(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + VISIT_MAX)
 }
 
-fn address(name: &Name) -> io::Result<SocketAddr> {
+fn label(name: &Name) -> String {
     let mut text = String::from("allhands-");
     for byte in name {
         text.push_str(&format!("{byte:02x}"));
     }
-    SocketAddr::from_abstract_name(text.as_bytes())
+    text
+}
+
+/// Connects to a door. A blocking connection waits as long as a socket may write: here, until the deadline.
+fn connect(name: &Name, deadline: Instant) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let stream = UnixStream::from(socket);
+    let address = SocketAddrUnix::new_abstract_name(label(name).as_bytes())?;
+    loop {
+        patient(&stream, deadline)?;
+        match rustix::net::connect(&stream, &address) {
+            Err(rustix::io::Errno::INTR) => {}
+            connected => return connected.map(|()| stream).map_err(Into::into),
+        }
+    }
 }
 
 /// Waits until a descriptor is readable.
@@ -375,13 +408,18 @@ fn ready(descriptor: BorrowedFd<'_>, deadline: Instant) -> bool {
 
 /// Whether the process on the other side belongs to this one's user.
 fn same_user(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|credentials| credentials.uid == rustix::process::geteuid())
+    Credentials::of(stream)
+        .is_ok_and(|credentials| credentials.uid == rustix::process::geteuid().as_raw())
 }
 
-/// Bounds every read and write of a visit.
+/// Lets the next read or write take until the deadline; each of a visit's, or those that come in drops have no end.
 fn patient(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    // The system counts in microseconds, and takes none for no limit.
+    let left = left.max(Duration::from_micros(1));
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(left))?;
     stream.set_write_timeout(Some(left))
@@ -403,7 +441,6 @@ impl Visit<'_> {
         if !same_user(stream) {
             return Err(MeetError::Unproven { peer });
         }
-        patient(stream, self.deadline).map_err(system("bound a visit"))?;
         let mut nonce = Nonce([0; 16]);
         getrandom::fill(&mut nonce.0).map_err(io::Error::from).map_err(system("draw a nonce"))?;
         let who = self.member.identity();
@@ -416,7 +453,7 @@ impl Visit<'_> {
                 HandshakeState::Working | HandshakeState::Deciding(_) => {}
             }
             let output = initiator.poll_output().to_vec();
-            talk(stream, &output, |step| match step {
+            talk(stream, self.deadline, &output, |step| match step {
                 Talk::Sent(bytes) => initiator.handle_sent(bytes),
                 Talk::Came(bytes) => {
                     initiator.handle_bytes(bytes);
@@ -431,14 +468,16 @@ impl Visit<'_> {
         let peer = self.peer;
         let begun = Instant::now();
         let late = || MeetError::Late { peer, waited: begun.elapsed() };
-        self.send_card(stream).map_err(|_| late())?;
+        let in_time = || patient(stream, self.deadline);
+        in_time().and_then(|()| self.send_card(stream)).map_err(|_| late())?;
+        in_time().map_err(|_| late())?;
         let card = self.receive_card(stream);
         let mapped = card.and_then(|card| self.map(stream, card));
         // Both must have succeeded, or neither uses it.
         let mut stream = stream;
         stream.write_all(&[u8::from(mapped.is_ok())]).map_err(|_| late())?;
         let mut theirs = [0];
-        stream.read_exact(&mut theirs).map_err(|_| late())?;
+        in_time().and_then(|()| stream.read_exact(&mut theirs)).map_err(|_| late())?;
         match mapped {
             Ok(_) if theirs != [1] => Err(MeetError::Unmapped { peer }),
             mapped => mapped,
@@ -460,8 +499,9 @@ impl Visit<'_> {
         if !rights.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let sent =
-            rustix::net::sendmsg(stream, &[IoSlice::new(&card)], &mut rights, SendFlags::NOSIGNAL)?;
+        let card = [IoSlice::new(&card)];
+        let send = || Ok(rustix::net::sendmsg(stream, &card, &mut rights, SendFlags::NOSIGNAL)?);
+        let sent = persist(send)?;
         // So few bytes go as a whole.
         if sent == CARD_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
@@ -471,13 +511,10 @@ impl Visit<'_> {
         let mut card = [0; CARD_LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
-        let came = rustix::net::recvmsg(
-            stream,
-            &mut [IoSliceMut::new(&mut card)],
-            &mut rights,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .map_err(|error| system("receive descriptors")(error.into()))?;
+        let mut target = [IoSliceMut::new(&mut card)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let receive = || Ok(rustix::net::recvmsg(stream, &mut target, &mut rights, flags)?);
+        let came = persist(receive).map_err(system("receive descriptors"))?;
         let mut descriptors: Vec<OwnedFd> = Vec::new();
         for message in rights.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -508,6 +545,13 @@ impl Visit<'_> {
 
     fn map(&self, stream: &UnixStream, card: Card) -> Result<HostPeer, MeetError> {
         let unmapped = |_| MeetError::Unmapped { peer: self.peer };
+        // Whoever wakes a rank must not wait for it.
+        let events = [&card.bell, &card.knocker];
+        if !events.into_iter().all(|event| {
+            rustix::fs::fcntl_getfl(event).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
+        }) {
+            return Err(MeetError::Garbled { peer: self.peer });
+        }
         let segment = PeerSegment::map(card.segment.as_fd(), self.layout.segment_len());
         let segment = Arc::new(segment.map_err(unmapped)?);
         let arena = match card.arena {
@@ -515,9 +559,8 @@ impl Visit<'_> {
             None => None,
         };
         // The process that made the connection is alive, so its number is not another's yet.
-        let process = rustix::net::sockopt::socket_peercred(stream)
-            .and_then(|credentials| pidfd_open(credentials.pid, PidfdFlags::NONBLOCK))
-            .ok();
+        let pid = Credentials::of(stream).ok().and_then(|credentials| credentials.pid);
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
         let Card { bell, knocker, barrier, .. } = card;
         let bell = PeerBell { segment: segment.clone(), bell, knocker, barrier };
         if let Some(arena) = &arena {
