@@ -1,0 +1,151 @@
+//! Ranks of a host that meet, in threads and in processes.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allhands_shm::board::Board;
+use allhands_shm::layout::Layout;
+use allhands_shm::links::{HostLink, HostLinks};
+use allhands_shm::meet::{Door, HostPeer, MeetError, Member, Name, Offer};
+use allhands_shm::ring::ends;
+use allhands_shm::segment::OwnSegment;
+use allhands_shm::wake::{Barrier, Bells, Knocker, event};
+use allhands_transport::tcp::TcpLinks;
+use allhands_wire::{JobKey, Peer};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::ranks::{find, leave};
+
+/// Long enough for a loaded machine; reached only where something hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) type Met = Vec<Option<Result<HostPeer, MeetError>>>;
+
+/// A rank that has opened its door.
+pub(crate) struct Rank {
+    pub(crate) member: Member,
+    pub(crate) layout: Layout,
+    pub(crate) door: Door,
+    pub(crate) offer: Offer,
+}
+
+/// A rank that shares memory with all others.
+pub(crate) struct Shared {
+    pub(crate) board: Board,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) hosts: Vec<Option<HostLink>>,
+    pub(crate) knocker: OwnedFd,
+}
+
+pub(crate) fn member(me: u32, world: u32) -> Member {
+    let key = JobKey::new([7; 32]);
+    Member { job_id: "test".to_owned(), key, epoch: 0, me: Peer(me), world }
+}
+
+impl Rank {
+    pub(crate) fn new(me: u32, world: u32) -> Self {
+        let layout = Layout::new(world).unwrap();
+        let segment = Arc::new(OwnSegment::create(layout.segment_len()).unwrap());
+        let (bell, knocker, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
+        let offer = Offer { segment, bell, knocker, barrier, arena: None };
+        Self { member: member(me, world), layout, door: Door::open().unwrap(), offer }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.member.me.index()
+    }
+
+    /// Meets all others, whose doors are open.
+    pub(crate) fn meet(&self, names: &[Option<Name>], patience: Duration) -> Met {
+        let reached = self.door.reach(names, self.member.me);
+        let everybody = vec![true; names.len()];
+        let deadline = Instant::now() + patience;
+        self.door.meet(&self.member, self.layout, &self.offer, reached, &everybody, deadline)
+    }
+
+    /// Meets the other processes of the test, whose names are in `folder`.
+    pub(crate) fn meet_in(self, folder: &Path) -> Shared {
+        let name = self.door.name().map(|byte| byte.to_string()).join(" ");
+        leave(folder, &format!("door-{}", self.index()), &name);
+        let read = |rank: u32| {
+            let text = find(folder, &format!("door-{rank}"), PATIENCE);
+            let bytes: Vec<u8> = text.split(' ').map(|byte| byte.parse().unwrap()).collect();
+            Some(Name::try_from(bytes).unwrap())
+        };
+        let names: Vec<_> = (0..self.member.world).map(read).collect();
+        let met = self.meet(&names, PATIENCE);
+        self.share(met)
+    }
+
+    /// Uses the memory of all others.
+    pub(crate) fn share(self, met: Met) -> Shared {
+        let me = self.index();
+        let Offer { segment, bell, knocker, barrier, .. } = self.offer;
+        let (mut hosts, mut bells, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        for (rank, result) in met.into_iter().enumerate() {
+            let peer = result.map(|result| result.unwrap_or_else(|e| panic!("rank {me}: {e}")));
+            assert_eq!(peer.is_none(), rank == me);
+            hosts.push(
+                peer.as_ref().map(|peer| ends(self.layout, &segment, me, &peer.segment, rank)),
+            );
+            segments.push(peer.as_ref().map(|peer| peer.segment.clone()));
+            bells.push(peer);
+        }
+        let mut processes = Vec::new();
+        let bells = bells.into_iter().map(|peer| {
+            let (bell, process) = peer.map(|peer| (peer.bell, peer.process)).unzip();
+            processes.push(process.flatten());
+            bell
+        });
+        let bells = bells.collect();
+        let bells = Arc::new(Bells::new(self.layout, segment.clone(), bell, barrier, bells));
+        let at = self.layout.board_at();
+        let board = Board::new(segment, segments, me, at, bells.clone());
+        let hosts = hosts.into_iter().zip(processes).map(|(ends, process)| {
+            ends.map(|(writer, reader)| HostLink { writer, reader, process })
+        });
+        Shared { board, bells, hosts: hosts.collect(), knocker }
+    }
+}
+
+impl Shared {
+    /// Links through rings, over `below`.
+    pub(crate) fn links(self, below: TcpLinks) -> HostLinks {
+        below.watch(self.bells.descriptor()).unwrap();
+        HostLinks::new(Box::new(below), self.hosts, self.bells, Knocker(self.knocker))
+    }
+}
+
+/// Ranks that are threads of this process, after their meeting.
+pub(crate) fn threads(world: u32) -> Vec<Shared> {
+    let ranks: Vec<_> = (0..world).map(|me| Rank::new(me, world)).collect();
+    let names: Vec<_> = ranks.iter().map(|rank| Some(rank.door.name())).collect();
+    std::thread::scope(|scope| {
+        let meet = |rank: Rank| {
+            let names = &names;
+            scope.spawn(move || {
+                let met = rank.meet(names, PATIENCE);
+                rank.share(met)
+            })
+        };
+        let ranks: Vec<_> = ranks.into_iter().map(meet).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// Sleeps until the bell rings, unless `ready` finds something. A ring that does not come is a failure.
+pub(crate) fn sleep(bells: &Bells, mut ready: impl FnMut() -> bool) {
+    bells.arm();
+    if !ready() {
+        let bell = bells.descriptor();
+        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let mut polled = [PollFd::new(&bell, PollFlags::IN)];
+        let rung = rustix::event::poll(&mut polled, Some(&patience)).unwrap();
+        assert_eq!(rung, 1, "nobody rang within {PATIENCE:?}");
+    }
+    bells.disarm();
+    let _ = rustix::io::read(bells.descriptor(), &mut [0; 8]);
+}
