@@ -37,7 +37,7 @@ use rustix::net::{
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::credentials::Credentials;
-use crate::layout::Layout;
+use crate::layout::{Layout, WORLD_MAX};
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::{Barrier, PeerBell};
 
@@ -46,6 +46,9 @@ pub const NAME_LEN: usize = 16;
 
 /// A door's name, to be told to the other ranks.
 pub type Name = [u8; NAME_LEN];
+
+/// Visitors that may wait at a door: all ranks of a host, and as many strangers.
+const QUEUE: i32 = 2 * WORLD_MAX as i32;
 
 /// Strangers that are turned away before the door is given up.
 const STRANGERS_MAX: u32 = 64;
@@ -188,6 +191,7 @@ impl Door {
         let listener = SocketAddr::from_abstract_name(label(&name))
             .and_then(|address| UnixListener::bind_addr(&address))
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .and_then(|listener| Ok(rustix::net::listen(&listener, QUEUE).map(|()| listener)?))
             .map_err(system("open a Unix socket"))?;
         Ok(Self { listener, name })
     }
