@@ -31,11 +31,10 @@ fn below(world: usize) -> Vec<TcpLinks> {
     let address = listener.local_addr().unwrap();
     let mut lanes: Vec<Vec<Vec<TcpStream>>> =
         (0..world).map(|_| (0..world).map(|_| Vec::new()).collect()).collect();
-    for a in 0..world {
-        for b in 0..a {
-            lanes[a][b].push(TcpStream::connect(address).unwrap());
-            lanes[b][a].push(listener.accept().unwrap().0);
-        }
+    let pairs = (0..world).flat_map(|a| (0..a).map(move |b| (a, b)));
+    for (a, b) in pairs {
+        lanes[a][b].push(TcpStream::connect(address).unwrap());
+        lanes[b][a].push(listener.accept().unwrap().0);
     }
     let links = |(me, lanes)| TcpLinks::new(Peer(me), lanes).unwrap();
     (0..).zip(lanes).map(links).collect()

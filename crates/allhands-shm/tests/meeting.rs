@@ -275,7 +275,7 @@ fn be_poor() {
         let begun = Instant::now();
         let met = all_meet(&ranks, Duration::from_millis(400));
         let took = begun.elapsed();
-        setrlimit(Resource::Nofile, before.clone()).unwrap();
+        setrlimit(Resource::Nofile, before).unwrap();
         assert!(took < 2 * VISIT, "{took:?} with {spare} descriptors to spare");
         if spare > 0 {
             let ok = |row: usize, rank: usize| matches!(&met[row][rank], Some(Ok(_)));
