@@ -97,7 +97,7 @@ pub enum Hierarchy {
 /// Which table of algorithms a group uses.
 #[derive(Clone, Debug, Default)]
 pub enum TableChoice {
-    /// The one for where the ranks are: all on one host, or not.
+    /// The one for where the ranks are: all on one host, each on its own, or some together.
     #[default]
     Auto,
     /// This one; all ranks must pass the same.
@@ -106,15 +106,17 @@ pub enum TableChoice {
 
 impl Config {
     pub(crate) fn selection(&self, spread: Spread, locality: Option<Locality>) -> Selection {
+        let locality = match self.hierarchy {
+            Hierarchy::Auto => locality,
+            Hierarchy::Off => None,
+        };
+        let mixed = locality.as_ref().is_some_and(Locality::is_mixed);
         let table = match (&self.table, spread) {
             (TableChoice::Given(table), _) => table.clone(),
             (TableChoice::Auto, Spread::OneMemory) => Table::shared_memory(),
             (TableChoice::Auto, Spread::OneHost) => Table::tcp_loopback(),
+            (TableChoice::Auto, Spread::ManyHosts) if mixed => Table::hosts(),
             (TableChoice::Auto, Spread::ManyHosts) => Table::network(),
-        };
-        let locality = match self.hierarchy {
-            Hierarchy::Auto => locality,
-            Hierarchy::Off => None,
         };
         Selection { table, determinism: self.determinism, locality }
     }

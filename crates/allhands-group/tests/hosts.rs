@@ -92,7 +92,7 @@ fn golden_cases_across_hosts() {
 }
 
 /// Elements that are reduced: around the length from which hosts are told apart, and several chunks.
-const LENS: [usize; 6] = [1, 4096, 4097, 100_003, (1 << 20) + 5, 3 << 20];
+const LENS: [usize; 6] = [1, 1024, 1025, 100_003, (1 << 20) + 5, 3 << 20];
 
 #[test]
 fn all_reduces_across_hosts_go_inside_them_first() {

@@ -285,16 +285,13 @@ impl Table {
         use Collective as C;
         Self::of(&[
             (C::AllReduce, Worlds::UpTo(2), 256 * KIB, A::Direct),
-            (C::AllReduce, Worlds::UpTo(8), 16 * KIB, A::Direct),
-            // Where some ranks share hosts and others do not; skipped elsewhere.
-            (C::AllReduce, Worlds::UpTo(8), ALWAYS, A::Hierarchical),
             (C::AllReduce, Worlds::UpTo(4), 64 * KIB, A::Direct),
+            (C::AllReduce, Worlds::UpTo(8), 16 * KIB, A::Direct),
             (C::AllReduce, Worlds::UpTo(8), ALWAYS, A::TwoShot),
             (C::AllReduce, Worlds::UpTo(16), 4 * KIB, A::Direct),
             (C::AllReduce, Worlds::POWERS, 128 * KIB, A::RecursiveDoubling),
-            (C::AllReduce, Worlds::ANY, 64 * KIB, A::RecursiveDoubling),
-            (C::AllReduce, Worlds::ANY, ALWAYS, A::Hierarchical),
             (C::AllReduce, Worlds::POWERS, ALWAYS, A::HalvingDoubling),
+            (C::AllReduce, Worlds::ANY, 64 * KIB, A::RecursiveDoubling),
             (C::AllReduce, Worlds::ANY, ALWAYS, A::Circulant),
             (C::Broadcast, Worlds::UpTo(2), ALWAYS, A::Direct),
             (C::Broadcast, Worlds::UpTo(8), 64 * KIB, A::Direct),
@@ -336,6 +333,23 @@ impl Table {
             (C::AllToAll, Worlds::ANY, ALWAYS, A::Direct),
             (C::Barrier, Worlds::ANY, ALWAYS, A::KAry),
         ])
+    }
+
+    /// For ranks on different hosts, some of which share one: what leaves a host has one link for all of them.
+    /// Made with the cost model between 1 Gbit/s and 12 GB/s: few messages for the shortest, then
+    /// [`Algorithm::Hierarchical`]. Where it has nothing of its own it is [`Table::network`].
+    #[must_use]
+    pub fn hosts() -> Self {
+        use Algorithm as A;
+        use Collective as C;
+        let own = Self::of(&[
+            (C::AllReduce, Worlds::UpTo(4), 4 * KIB, A::Direct),
+            (C::AllReduce, Worlds::POWERS, 4 * KIB, A::RecursiveDoubling),
+            (C::AllReduce, Worlds::UpTo(16), 4 * KIB, A::TwoShot),
+            (C::AllReduce, Worlds::ANY, 4 * KIB, A::RecursiveDoubling),
+            (C::AllReduce, Worlds::ANY, ALWAYS, A::Hierarchical),
+        ]);
+        Self::new(own.rows().iter().chain(Self::network().rows()).copied())
     }
 
     /// The algorithm of the first row that is about this and `fits`.
@@ -476,7 +490,7 @@ pub fn select(
 /// ```
 /// use allhands_plan::{Algorithm, Determinism, Locality, Precision, Shape, Table, select_on};
 ///
-/// let table = Table::network();
+/// let table = Table::hosts();
 /// let choose = |hosts: [u32; 4]| {
 ///     let shape = Shape::AllReduce { len: 1 << 20 };
 ///     let hosts = Locality::new(hosts);

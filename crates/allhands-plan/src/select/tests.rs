@@ -1,5 +1,5 @@
 use super::*;
-use crate::cost::{Network, all_reduce_bound, modelled_time};
+use crate::cost::{Network, all_reduce_bound, model_on, modelled_time};
 use crate::plan::{Plan, Rank};
 use crate::shape::Own;
 
@@ -26,7 +26,7 @@ fn shapes(world: u32, count: u64) -> Vec<Shape> {
 
 #[test]
 fn every_shape_and_world_gets_a_plan_that_keeps_its_promise() {
-    let tables = [Table::tcp_loopback(), Table::network(), Table::new([])];
+    let tables = [Table::tcp_loopback(), Table::network(), Table::hosts(), Table::new([])];
     for table in &tables {
         for world in (1..=70).chain([1000, 1024]) {
             for count in [0, 1, 5_000, 300_000, 5_000_000] {
@@ -96,11 +96,7 @@ fn no_row_is_hidden_by_those_above() {
                     | (Worlds::PowersUpTo(a), Worlds::PowersUpTo(b)) => b <= a,
                     (Worlds::PowersUpTo(_), Worlds::UpTo(_)) => false,
                 };
-                // That row is only for ranks on hosts of which they share some.
-                above.algorithm != Algorithm::Hierarchical
-                    && above.collective == row.collective
-                    && worlds
-                    && row.bytes <= above.bytes
+                above.collective == row.collective && worlds && row.bytes <= above.bytes
             });
             assert_eq!(hidden, None, "hides {row:?}");
         }
@@ -206,7 +202,7 @@ fn a_thousand_ranks_stay_near_the_bound() {
 
 #[test]
 fn hosts_are_told_apart_where_some_are_shared_and_the_promise_allows_it() {
-    let table = Table::network();
+    let table = Table::hosts();
     for world in 2..=40 {
         for hosts in 1..=world {
             let locality = Locality::new((0..world).map(|rank| rank % hosts));
@@ -225,4 +221,40 @@ fn hosts_are_told_apart_where_some_are_shared_and_the_promise_allows_it() {
             assert_eq!(choose(64, Determinism::Fixed), apart);
         }
     }
+}
+
+/// The table for hosts serves links of any rate, so it cannot be best everywhere.
+#[test]
+fn the_table_for_hosts_is_never_far_from_the_best() {
+    let table = Table::hosts();
+    let links = [Network::flat(50e-6, 125e6), Network::ten_gigabit(), Network::cluster()];
+    let (mut sum, mut cells) = (0.0, 0.0);
+    for link in links {
+        let network = Network { overhead: 2e-6, ..link.overlapped().between_hosts(1e-6, 8e9) };
+        for (hosts, each) in [(2, 2), (2, 4), (4, 8), (5, 3)] {
+            for dealt in [false, true] {
+                let host = |rank| if dealt { rank % hosts } else { rank / each };
+                let locality = Locality::new((0..hosts * each).map(host));
+                for bytes in [64_u64, 1 << 10, 8 << 10, 64 << 10, 1 << 20, 25 << 20] {
+                    let shape = Shape::AllReduce { len: bytes / 4 };
+                    let (exact, fixed) = (Precision::Exact, Determinism::Fixed);
+                    let chosen = select_on(&shape, &locality, 4, exact, fixed, &table);
+                    let seconds = |algorithm| {
+                        model_on(&shape, algorithm, &locality, 4, &network).unwrap().seconds
+                    };
+                    let least = Algorithm::ALL
+                        .into_iter()
+                        .filter(|algorithm| algorithm.supports_on(&shape, &locality))
+                        .map(seconds)
+                        .fold(f64::INFINITY, f64::min);
+                    let ratio = seconds(chosen) / least;
+                    assert!(ratio < 3.5, "{chosen}, {bytes} bytes on {locality:?}: {ratio:.2}");
+                    sum += ratio.ln();
+                    cells += 1.0;
+                }
+            }
+        }
+    }
+    let mean = f64::exp(sum / cells);
+    assert!(mean < 1.25, "{mean:.3} times the best on average over {cells} cells");
 }
