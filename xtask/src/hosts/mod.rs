@@ -4,6 +4,8 @@
 //! `2(H−1)/H · n` bytes of an all-reduce of n: what it holds cannot be known elsewhere otherwise. So no
 //! all-reduce takes less than `2(H−1)/H · n / rate`.
 
+mod predict;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
@@ -43,6 +45,9 @@ pub struct Args {
     /// How often each system is measured.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Run every algorithm instead, and compare its time with what the cost model says of such links.
+    #[arg(long)]
+    predict: bool,
     /// Report a figure that misses its bar, but do not fail.
     #[arg(long)]
     report_only: bool,
@@ -92,6 +97,9 @@ pub fn main(args: &Args) -> Result<()> {
         Err(why) => return print(&format!("SKIP hosts: {why}")),
     };
     let world = hosts * each;
+    if args.predict {
+        return predict::run(args, &program, &rig);
+    }
     let ours = |name: &str, hierarchy: &str| {
         let processes = (0..world).map(|rank| {
             let mut command = Command::new(&program);
@@ -107,15 +115,8 @@ pub fn main(args: &Args) -> Result<()> {
         Err(missing) => print(&format!("SKIP {missing}"))?,
     }
     let mut systems = Vec::new();
-    for (number, mut spec) in specs.into_iter().enumerate() {
-        let place = |(rank, mut command): (u32, Command)| {
-            command.env("MASTER_ADDR", rig.address(0)).env("GLOO_SOCKET_IFNAME", "eth0");
-            // Every system meets at a store of its own.
-            command.env("MASTER_PORT", (PORT + number as u16).to_string());
-            rig.on(rank / each, &command)
-        };
-        spec.processes = (0..).zip(spec.processes).map(place).collect();
-        systems.push(System::start(spec, world, PATIENCE)?);
+    for (number, spec) in (0..).zip(specs) {
+        systems.push(start(&rig, args.layout, spec, number)?);
     }
     print(&format!(
         "{hosts} hosts of {each} ranks, {} Mbit/s each; bound 2(H-1)/H n / rate",
@@ -128,6 +129,18 @@ pub fn main(args: &Args) -> Result<()> {
     systems.into_iter().for_each(System::finish);
     ensure!(missed.is_empty() || args.report_only, "{}", missed.join("; "));
     Ok(())
+}
+
+/// Starts a system on the hosts: number `number` of this run.
+fn start(rig: &Hosts, layout: Layout, mut spec: Spec, number: u16) -> Result<System> {
+    let place = |(rank, mut command): (u32, Command)| {
+        command.env("MASTER_ADDR", rig.address(0)).env("GLOO_SOCKET_IFNAME", "eth0");
+        // Every system meets at a store of its own.
+        command.env("MASTER_PORT", (PORT + number).to_string());
+        rig.on(rank / layout.each, &command)
+    };
+    spec.processes = (0..).zip(spec.processes).map(place).collect();
+    System::start(spec, layout.hosts * layout.each, PATIENCE)
 }
 
 /// Measures one size; what misses its bar.
