@@ -3,11 +3,15 @@
 //! Processes in different namespaces reach each other by the bridge alone; neither loopback nor shared memory
 //! joins them. Making namespaces takes root and the programs `ip` and `tc`.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Most hosts of a rig.
 pub const HOSTS_MAX: u32 = 200;
+
+/// How the names of all namespaces begin; the number of the process that made them follows.
+const PREFIX: &str = "allhands-";
 
 /// Rigs of this process, which need different names.
 static RIGS: AtomicU32 = AtomicU32::new(0);
@@ -28,8 +32,9 @@ impl Hosts {
         if !(1..=HOSTS_MAX).contains(&hosts) {
             return Err(format!("{hosts} hosts were asked for; there may be 1 to {HOSTS_MAX}"));
         }
+        sweep();
         let number = RIGS.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("allhands-{}-{number}", std::process::id());
+        let prefix = format!("{PREFIX}{}-{number}", std::process::id());
         // From here on, dropping takes away whatever is there already.
         let rig = Self { prefix, hosts };
         let switch = rig.switch();
@@ -49,7 +54,8 @@ impl Hosts {
             run("ip", &["-n", &name, "link", "set", "eth0", "up"])?;
             if let Some(mbit) = mbit {
                 let rate = format!("{mbit}mbit");
-                let limit = ["rate", &rate, "burst", "256kb", "latency", "50ms"];
+                // A host's own queue makes senders wait; it drops nothing.
+                let limit = ["rate", &rate, "burst", "256kb", "latency", "1s"];
                 let place = ["-n", &name, "qdisc", "add", "dev", "eth0", "root", "tbf"];
                 run("tc", &[&place[..], &limit].concat())?;
             }
@@ -104,6 +110,20 @@ impl Drop for Hosts {
         for name in (0..self.hosts).map(|host| self.name(host)).chain([self.switch()]) {
             // What was never made cannot be taken away, and need not be.
             let _ = run("ip", &["netns", "delete", &name]);
+        }
+    }
+}
+
+/// Takes away what processes left that were killed.
+fn sweep() {
+    let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let process = process.and_then(|number| number.parse::<u32>().ok());
+        if process.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
+            // Another process may be faster.
+            let _ = run("ip", &["netns", "delete", name]);
         }
     }
 }
