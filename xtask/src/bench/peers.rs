@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::cli::Transport;
 use super::launch::Spec;
+use super::machine::cores;
 
 /// Names the Python interpreter that has torch.
 const PYTHON_VARIABLE: &str = "ALLHANDS_PYTHON";
@@ -129,24 +130,44 @@ impl Peer {
         let program = compile(&compiler, suffix, target)?;
         let mut command = Command::new(launcher);
         command.args(["-n", &world.to_string()]);
-        match (self, transport) {
-            (Self::OpenMpi, _) => {
-                command.args(["--oversubscribe", "--allow-run-as-root"]);
-                if transport.is_tcp() {
-                    command.args(["--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]);
-                    command.args(["--mca", "btl_tcp_if_include", loopback()]);
-                }
-            }
-            (_, _) if transport.is_tcp() => {
-                // Debian's MPICH talks through UCX, others through libfabric: tell both.
-                command.env("MPIR_CVAR_NOLOCAL", "1");
-                command.env("UCX_TLS", "tcp,self").env("UCX_NET_DEVICES", loopback());
-                command.env("FI_PROVIDER", "tcp");
-            }
-            _ => {}
+        match self {
+            Self::OpenMpi => open_mpi_options(&mut command, world, transport, cores()),
+            _ => mpich_options(&mut command, transport),
         }
         command.arg(program);
         Ok(Ok(Spec { name: self.name().into(), processes: vec![command] }))
+    }
+}
+
+/// How Open MPI's bytes travel; everything else is left at its defaults.
+///
+/// The named transports are the only ones, so a run that cannot use them fails instead of taking others.
+fn open_mpi_options(command: &mut Command, world: u32, transport: Transport, cores: u64) {
+    command.arg("--allow-run-as-root");
+    // Told so, its ranks yield the core while they wait; with a core each they need not.
+    if u64::from(world) > cores {
+        command.arg("--oversubscribe");
+    }
+    match transport {
+        Transport::Tcp => {
+            command.args(["--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]);
+            command.args(["--mca", "btl_tcp_if_include", loopback()]);
+        }
+        Transport::Shm => {
+            // The byte transfer layers are ob1's: another layer above would not look at them.
+            command.args(["--mca", "pml", "ob1", "--mca", "btl", "self,vader"]);
+        }
+        Transport::Auto | Transport::Local => {}
+    }
+}
+
+/// How MPICH's bytes travel: between ranks of one host it shares memory unless told otherwise.
+fn mpich_options(command: &mut Command, transport: Transport) {
+    if transport.is_tcp() {
+        // Debian's MPICH talks through UCX, others through libfabric: tell both.
+        command.env("MPIR_CVAR_NOLOCAL", "1");
+        command.env("UCX_TLS", "tcp,self").env("UCX_NET_DEVICES", loopback());
+        command.env("FI_PROVIDER", "tcp");
     }
 }
 
@@ -223,6 +244,23 @@ mod tests {
         );
         assert!(!on_path("no-such-program-anywhere"));
         assert!(on_path("sh"));
+    }
+
+    #[test]
+    fn open_mpi_is_held_to_the_transport_asked_for() {
+        let options = |world, transport| {
+            let mut command = Command::new("true");
+            open_mpi_options(&mut command, world, transport, 2);
+            let told: Vec<_> = command.get_args().filter_map(|a| a.to_str()).collect();
+            told.join(" ")
+        };
+        assert_eq!(
+            options(2, Transport::Shm),
+            "--allow-run-as-root --mca pml ob1 --mca btl self,vader"
+        );
+        assert_eq!(options(2, Transport::Auto), "--allow-run-as-root");
+        assert_eq!(options(3, Transport::Auto), "--allow-run-as-root --oversubscribe");
+        assert!(options(2, Transport::Tcp).contains("--mca btl tcp,self"));
     }
 
     #[test]
