@@ -220,9 +220,7 @@ pub(super) unsafe fn fold<I, O, F, const K: usize>(
     // do not, for any operation and level. The sizes are known when this is compiled: one arm remains.
     if const { size_of::<<O::Wide as Cell>::Raw>() == 1 } {
         chunks_of!(128);
-    } else if const { size_of::<<O::Wide as Cell>::Raw>() == 2 } {
-        chunks_of!(64);
-    } else if const { size_of::<<O::Wide as Cell>::Raw>() == 4 } {
+    } else if const { matches!(size_of::<<O::Wide as Cell>::Raw>(), 2 | 4) } {
         chunks_of!(64);
     } else if const { size_of::<<O::Wide as Cell>::Raw>() == 8 } {
         chunks_of!(24);
