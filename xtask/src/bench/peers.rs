@@ -153,7 +153,7 @@ fn open_mpi_options(command: &mut Command, world: u32, transport: Transport, cor
             command.args(["--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]);
             command.args(["--mca", "btl_tcp_if_include", loopback()]);
         }
-        Transport::Shm => {
+        Transport::Shm | Transport::Arena => {
             // The byte transfer layers are ob1's: another layer above would not look at them.
             command.args(["--mca", "pml", "ob1", "--mca", "btl", "self,vader"]);
         }
