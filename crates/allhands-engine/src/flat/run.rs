@@ -157,6 +157,10 @@ pub enum FlatStep {
 /// results have left the second-level cache of the core that made them, from which they come slowest.
 const LAG: u64 = 8;
 
+/// Pauses between a publication and the first look at another rank's: where ranks keep step, theirs is being written, and a
+/// look would fetch lines that the writer had to take back. On two cores 4 bytes take 0.35 us without and 0.29 us with two.
+const PAUSES: u32 = 2;
+
 /// The two halves of a tile: until nothing more is published, and what only fetches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Half {
@@ -184,6 +188,8 @@ pub struct FlatRun {
     lent: u64,
     /// A member's publication was a copy.
     copied: bool,
+    /// Nobody was looked at since the last publication.
+    fresh: bool,
     begun: bool,
     /// All halves are done, and entered in the ledger.
     ended: bool,
@@ -297,8 +303,15 @@ impl FlatRun {
         board: &mut B,
         memory: &mut M,
     ) -> Result<(), Stop> {
+        let looks = matches!(instruction, Instruction::Take { .. } | Instruction::Combine { .. });
+        if looks && std::mem::take(&mut self.fresh) {
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+            }
+        }
         match instruction {
             Instruction::Publish { runs, len, lending } => {
+                self.fresh = true;
                 if let Some(lent) = view.lendable(*len, *lending) {
                     if !board.lend(&view.note(*len), &lent) {
                         return Err(view.no_room(board));
