@@ -15,7 +15,8 @@ use smallvec::SmallVec;
 use crate::cell::{Cell, Outcome};
 use crate::core::{Call, Medium};
 use crate::error::{Error, Invalid, Who};
-use crate::inline::{Caller, Ended, Slices};
+use crate::inline::{Caller, Ended};
+use crate::memory::{Borrowed, Pieces, Slices};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
 use crate::pending::{Pending, judge};
@@ -244,15 +245,14 @@ impl Communicator {
         &self,
         spec: &Spec,
         options: &CallOptions,
-        input: &[u8],
-        data: &mut [u8],
+        memory: &mut impl Borrowed,
     ) -> Option<Result<(), Error>> {
         if self.medium != Medium::Board || options.channel != BOARD_CHANNEL {
             return None;
         }
         let caller =
             Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
-        match self.mesh.shared().run_inline(&caller, Slices { input, data })? {
+        match self.mesh.shared().run_inline(&caller, memory)? {
             Ended::Done => Some(Ok(())),
             Ended::InCell(cell) => Some(self.settle(&cell, Operation::of(&spec.shape), options)),
         }
@@ -274,17 +274,26 @@ impl Communicator {
         let (input, output) = (inputs.next(), outputs.next());
         let (more_input, more_output) = (inputs.next(), outputs.next());
         let mut output = output;
-        if more_input.is_none() && more_output.is_none() {
+        let single = more_input.is_none() && more_output.is_none();
+        if single {
             let data = output.as_deref_mut().unwrap_or(&mut []);
-            if let Some(ended) = self.inline(spec, options, input.unwrap_or(&[]), data) {
+            let mut memory = Slices { input: input.unwrap_or(&[]), data };
+            if let Some(ended) = self.inline(spec, options, &mut memory) {
                 return ended;
             }
         }
-        let inputs = input.into_iter().chain(more_input).chain(inputs);
-        let outputs = output.into_iter().chain(more_output).chain(outputs);
+        let mut pieces = Pieces {
+            inputs: input.into_iter().chain(more_input).chain(inputs).collect(),
+            outputs: output.into_iter().chain(more_output).chain(outputs).collect(),
+        };
+        if !single && let Some(ended) = self.inline(spec, options, &mut pieces) {
+            return ended;
+        }
+        let Pieces { inputs, outputs } = pieces;
         lend_scope(|scope| {
-            let input = Space::list(inputs.map(|b| Storage::Lent(scope.lend(b))));
-            let data = Space::list(outputs.map(|b| Storage::LentMut(scope.lend_mut(b))));
+            let input = Space::list(inputs.into_iter().map(|b| Storage::Lent(scope.lend(b))));
+            let data =
+                Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
             let (submission, _kept) =
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = Arc::new(Cell::default());

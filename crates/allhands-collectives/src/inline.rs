@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use allhands_engine::flat::{FlatCall, FlatStep, Memory, Ticket};
+use allhands_engine::flat::{FlatCall, FlatStep, Ticket};
 use allhands_engine::{GroupKey, LoanBase};
 
 use crate::cell::Cell;
 use crate::communicator::{CallOptions, Spec};
 use crate::core::Core;
+use crate::memory::Borrowed;
 use crate::mesh::Shared;
 use crate::recipe::Recipe;
 
@@ -29,44 +30,6 @@ const YIELDS_PER_LOOK: u32 = 16;
 /// How long a call waits before it becomes an operation of the engine. Short against every deadline and every
 /// answer to a failure, long against what a partner that runs needs.
 const ENLIST_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
-
-/// Borrowed buffers of one piece each.
-pub(crate) struct Slices<'a> {
-    pub(crate) input: &'a [u8],
-    pub(crate) data: &'a mut [u8],
-}
-
-/// The longest run within bounds.
-#[inline]
-fn clip(len: usize, offset: usize, max: usize) -> std::ops::Range<usize> {
-    let from = offset.min(len);
-    from..from.saturating_add(max).min(len)
-}
-
-impl Memory for Slices<'_> {
-    #[inline]
-    fn input(&self, offset: usize, max: usize) -> &[u8] {
-        &self.input[clip(self.input.len(), offset, max)]
-    }
-
-    #[inline]
-    fn data(&self, offset: usize, max: usize) -> &[u8] {
-        &self.data[clip(self.data.len(), offset, max)]
-    }
-
-    #[inline]
-    fn data_mut(&mut self, offset: usize, max: usize) -> &mut [u8] {
-        let range = clip(self.data.len(), offset, max);
-        &mut self.data[range]
-    }
-
-    #[inline]
-    fn both(&mut self, input: usize, data: usize, max: usize) -> (&[u8], &mut [u8]) {
-        let source = &self.input[clip(self.input.len(), input, max)];
-        let target = clip(self.data.len(), data, source.len());
-        (&source[..target.len()], &mut self.data[target])
-    }
-}
 
 /// How a call on the calling thread ended.
 pub(crate) enum Ended {
@@ -85,22 +48,22 @@ pub(crate) struct Caller<'a> {
 }
 
 /// A call that has its number.
-struct Running<'a, 'm> {
+struct Running<'a, M> {
     group: GroupKey,
     call: &'a FlatCall,
     /// Where its buffers lie in memory that peers read, if they do.
     loan: Option<LoanBase>,
     ticket: Ticket,
-    memory: &'a mut Slices<'m>,
+    memory: &'a mut M,
 }
 
-impl Running<'_, '_> {
+impl<M: Borrowed> Running<'_, M> {
     /// Goes on as far as the other ranks have come.
     #[inline]
     fn poll(&mut self, core: &mut Core) -> FlatStep {
         let Some(shelf) = &mut core.shelf else { return FlatStep::Done };
         let Self { group, call, loan, ticket, memory } = self;
-        core.engine.poll_inline(*group, call, *loan, ticket, shelf, *memory)
+        core.engine.poll_inline(*group, call, *loan, ticket, shelf, &mut **memory)
     }
 
     #[inline]
@@ -113,7 +76,11 @@ impl Shared {
     /// Runs a collective on the calling thread. `None`, and nothing done, if it has to go the ordinary way: somebody
     /// else drives, or something is in flight.
     #[inline]
-    pub(crate) fn run_inline(&self, caller: &Caller<'_>, mut memory: Slices<'_>) -> Option<Ended> {
+    pub(crate) fn run_inline<M: Borrowed>(
+        &self,
+        caller: &Caller<'_>,
+        memory: &mut M,
+    ) -> Option<Ended> {
         if !self.seat_free() {
             return None;
         }
@@ -129,25 +96,26 @@ impl Shared {
             Some((_, recipe)) => recipe,
             None => (caller.recipe)()?,
         };
-        let ended = self.run_recipe(&mut core, caller, &recipe, &mut memory);
+        let ended = self.run_recipe(&mut core, caller, &recipe, memory);
         core.recipe = Some((caller.group, recipe));
         ended
     }
 
     #[inline]
-    fn run_recipe(
+    fn run_recipe<M: Borrowed>(
         &self,
         core: &mut Core,
         caller: &Caller<'_>,
         recipe: &Recipe,
-        memory: &mut Slices<'_>,
+        memory: &mut M,
     ) -> Option<Ended> {
-        if recipe.inline != Some((memory.input.len(), memory.data.len())) {
+        if recipe.inline != Some(memory.lens()) || !memory.holds_whole(recipe.call.element_size) {
             return None;
         }
         let (group, call) = (caller.group, &recipe.call);
         let shelf = core.shelf.as_ref()?;
-        let loan = core.loan(memory.input, memory.data);
+        let (input, data) = memory.in_one();
+        let loan = core.loan(input, data);
         let ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
         let mut run = Running { group, call, loan, ticket, memory };
         if self.spin(core, &mut run) {
@@ -172,7 +140,7 @@ impl Shared {
 
     /// Looks again and again, as long as a partner that runs on another core may need. Returns whether the call has ended.
     #[inline]
-    fn spin(&self, core: &mut Core, run: &mut Running<'_, '_>) -> bool {
+    fn spin<M: Borrowed>(&self, core: &mut Core, run: &mut Running<'_, M>) -> bool {
         let most = if self.crowded { LOOKS_CROWDED } else { LOOKS };
         let mut looks = 0;
         loop {
@@ -192,7 +160,12 @@ impl Shared {
 
     /// Looks, and lets other threads run in between. Returns whether the call has ended; gives up when there is something
     /// else to be seen to.
-    fn crowd(&self, core: &mut Core, run: &mut Running<'_, '_>, mut since: Instant) -> bool {
+    fn crowd<M: Borrowed>(
+        &self,
+        core: &mut Core,
+        run: &mut Running<'_, M>,
+        mut since: Instant,
+    ) -> bool {
         let mut yields: u32 = 0;
         while !self.has_calls() {
             std::thread::yield_now();

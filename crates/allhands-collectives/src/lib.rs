@@ -11,6 +11,7 @@ mod communicator;
 mod core;
 mod error;
 mod inline;
+mod memory;
 mod mesh;
 mod operation;
 mod pending;
