@@ -20,6 +20,9 @@ const STAGING_BYTES: usize = 64 * 1024;
 /// What one visit reads from a peer that always has more, before others get their turn.
 const READ_BURST: usize = 1024 * 1024;
 
+/// Bytes after which the other side is told of what was written or read, so that both copy at once.
+const PART_BYTES: usize = 32 * 1024;
+
 /// How long the links below are waited for at a time while everything comes to its end; rings are served in between.
 const SHUTDOWN_SLICE: Duration = Duration::from_millis(1);
 
@@ -158,11 +161,16 @@ impl Rings {
                 return;
             }
             let mut written = 0;
-            for slice in &slices {
-                let bytes = link.writer.write(slice);
-                written += bytes;
-                if bytes < slice.len() {
-                    break;
+            'slices: for slice in &slices {
+                for part in slice.chunks(PART_BYTES) {
+                    let bytes = link.writer.write(part);
+                    written += bytes;
+                    if bytes < part.len() {
+                        break 'slices;
+                    }
+                    if part.len() == PART_BYTES {
+                        link.writer.commit();
+                    }
                 }
             }
             drop(slices);
@@ -196,7 +204,8 @@ impl Rings {
                 port.handle(peer, &self.staging[..bytes]);
                 total += bytes;
             } else {
-                let bytes = link.reader.read(window);
+                let part = window.len().min(PART_BYTES);
+                let bytes = link.reader.read(&mut window[..part]);
                 port.filled(peer, bytes);
                 total += bytes;
             }
