@@ -285,6 +285,9 @@ impl Board {
     }
 
     /// How many of this rank's publications `rank` has taken.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     #[inline]
     #[must_use]
     pub fn taken(&self, rank: usize) -> u64 {
@@ -292,13 +295,21 @@ impl Board {
     }
 
     /// Says that this rank needs no publication of `rank` below `number` any more.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     #[inline]
     pub fn take(&mut self, rank: usize, number: u64) {
+        // The word lies in this rank's own board, whose layout knows as many ranks.
+        assert!(rank < self.theirs.len(), "rank {rank} of {}", self.theirs.len());
         protocol::take(self.mine.taken(rank), number);
         self.bells.ring(rank);
     }
 
     /// The publication `number` of a rank, if it is there.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     #[inline]
     #[must_use]
     pub fn look(&self, rank: usize, number: u64) -> Option<Head> {
@@ -357,8 +368,8 @@ impl Board {
     /// The board of rank `me`, at `at` in its own segment, beside those at the same place in its peers' segments.
     ///
     /// # Panics
-    /// If a segment is too short for a board at `at`, or `at` is not aligned to a line: whoever maps segments sees to
-    /// that.
+    /// If a segment is too short for a board at `at`, `at` is not aligned to a line, or there is no rank `me`: whoever maps
+    /// segments sees to that.
     #[must_use]
     pub fn new(
         own: Arc<OwnSegment>,
@@ -368,6 +379,7 @@ impl Board {
         bells: Arc<Bells>,
     ) -> Self {
         let world = peers.len() as u32;
+        assert!(me < peers.len(), "rank {me} of {world}");
         let fits = |len: usize| at.is_multiple_of(LINE) && at + board_len(world) <= len;
         assert!(fits(own.len()), "a board at {at} in a segment of {} bytes", own.len());
         // SAFETY: Mappings begin at a page, and `fits` has seen that the board is inside.

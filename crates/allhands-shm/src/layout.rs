@@ -47,7 +47,7 @@ impl Layout {
     /// Bytes of one ring, a power of two.
     #[must_use]
     pub const fn ring_len(self) -> usize {
-        let fair = (RINGS_BYTES / self.world as usize).next_power_of_two();
+        let fair = 1 << (RINGS_BYTES / self.world as usize).ilog2();
         if fair < RING_MIN {
             RING_MIN
         } else if fair > RING_MAX {
@@ -96,6 +96,8 @@ mod tests {
             let layout = Layout::new(world).unwrap();
             let ranks = world as usize;
             assert!(layout.ring_len().is_power_of_two());
+            let rings = layout.ring_len() * ranks;
+            assert!(rings <= RINGS_BYTES || layout.ring_len() == RING_MIN, "{rings} for {world}");
             assert_eq!(layout.head_at(0), layout.sleeping_at() + LINE);
             assert_eq!(layout.head_at(ranks), layout.tail_at(0));
             assert_eq!(layout.tail_at(ranks), layout.ring_at(0));
