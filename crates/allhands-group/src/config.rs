@@ -82,6 +82,29 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// The name that the environment has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// A stable number.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Auto => 0,
+            Self::Tcp => 1,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        [Self::Auto, Self::Tcp].into_iter().find(|transport| transport.code() == code)
+    }
+}
+
 /// Whether collectives of ranks on several hosts, some of which are shared, go inside the hosts first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -8,6 +8,7 @@ use allhands_plan::Rank;
 use allhands_store::StoreError;
 use allhands_transport::TransportError;
 
+use crate::config::Transport;
 use crate::env::EnvError;
 
 /// Why a process group could not be made, or an operation on it did not succeed.
@@ -77,6 +78,21 @@ pub enum Error {
         /// What that rank was told.
         theirs: u32,
     },
+    /// Ranks were started with different transports.
+    #[error(
+        "rank {} was started with transport {}, rank {} with {}; start all ranks with the same ALLHANDS_TRANSPORT",
+        rank.0, mine.name(), other.0, theirs.map_or("one that this version does not know", Transport::name)
+    )]
+    TransportChoice {
+        /// This rank.
+        rank: Rank,
+        /// What this rank was told.
+        mine: Transport,
+        /// A rank that was told otherwise.
+        other: Rank,
+        /// What that rank was told.
+        theirs: Option<Transport>,
+    },
     /// The mesh could not be formed.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -119,7 +135,7 @@ impl Error {
         match self {
             Self::Operation(error) => error.ranks(),
             Self::Rendezvous { missing, .. } => missing.clone(),
-            Self::WorldSize { other, .. } => vec![*other],
+            Self::WorldSize { other, .. } | Self::TransportChoice { other, .. } => vec![*other],
             _ => Vec::new(),
         }
     }

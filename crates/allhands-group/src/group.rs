@@ -129,7 +129,7 @@ impl ProcessGroup {
             limit: config.rendezvous_timeout,
         };
         let key = meeting.key(config.key.as_ref())?;
-        let peers = meeting.exchange(&listener.endpoint())?;
+        let peers = meeting.exchange(&listener.endpoint(), config.transport)?;
         let here = peers[rank.index()].host();
         let on_host = peers.iter().filter(|peer| peer.host() == here).count() as u32;
         // All ranks have read the same endpoints, so all know the same placement. It says whose bytes share a
@@ -452,9 +452,10 @@ impl Meeting {
 
     /// Publishes this rank's address and idea of the world, and collects everybody's. A rank with another
     /// idea would wait for ranks that never come.
-    fn exchange(&self, mine: &Endpoint) -> Result<Vec<Endpoint>, Error> {
+    fn exchange(&self, mine: &Endpoint, transport: Transport) -> Result<Vec<Endpoint>, Error> {
         let key = entry_of;
         let mut entry = self.world_size.to_le_bytes().to_vec();
+        entry.push(transport.code());
         entry.extend_from_slice(&mine.encode());
         self.store.set(&key(self.rank.0), &entry).map_err(|e| self.failed(e))?;
         let mut peers = Vec::with_capacity(self.world_size as usize);
@@ -466,6 +467,12 @@ impl Meeting {
                     if theirs != self.world_size {
                         let (rank, mine, other) = (self.rank, self.world_size, Rank(rank));
                         return Err(Error::WorldSize { rank, mine, other, theirs });
+                    }
+                    let (code, endpoint) = endpoint.split_first().unwrap_or((&u8::MAX, &[]));
+                    let theirs = Transport::from_code(*code);
+                    if theirs != Some(transport) {
+                        let (rank, mine, other) = (self.rank, transport, Rank(rank));
+                        return Err(Error::TransportChoice { rank, mine, other, theirs });
                     }
                     peers.push(Endpoint::decode(endpoint)?);
                 }

@@ -92,6 +92,20 @@ fn different_world_sizes_are_told_with_both_numbers() {
 }
 
 #[test]
+fn different_transports_are_told_with_both_names() {
+    let name = "meeting::different_transports_are_told_with_both_names";
+    let port = free_port().to_string();
+    let shared = [("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &*port), ("WORLD_SIZE", "2")];
+    let of = |rank, transport| {
+        [("RANK", rank), ("ALLHANDS_TRANSPORT", transport), shared[0], shared[1], shared[2]]
+    };
+    let equipment = [of("0", "auto"), of("1", "tcp")];
+    let Some(said) = meet(name, &equipment.each_ref().map(|e| &e[..])) else { return };
+    tells(&said[0], &["TransportChoice [Rank(1)]", "rank 0", "transport auto", "rank 1 with tcp"]);
+    tells(&said[1], &["TransportChoice [Rank(0)]", "rank 1", "transport tcp", "rank 0 with auto"]);
+}
+
+#[test]
 fn a_missing_rank_is_named() {
     let name = "meeting::a_missing_rank_is_named";
     let port = free_port().to_string();
