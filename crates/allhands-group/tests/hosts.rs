@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ fn hosts(count: u32, mbit: Option<u32>) -> Option<Hosts> {
             panic!("no hosts, though they are required: {why}");
         }
         Err(why) => {
-            eprintln!("SKIP hosts: {why}");
+            writeln!(std::io::stderr(), "SKIP hosts: {why}").expect("standard error is open");
             None
         }
     }

@@ -33,7 +33,7 @@ fn torch() -> bool {
     if !found {
         let why = format!("{} has no torch.distributed", interpreter());
         assert!(std::env::var("ALLHANDS_REQUIRE_TORCH").as_deref() != Ok("1"), "{why}");
-        eprintln!("SKIP {why}");
+        writeln!(std::io::stderr(), "SKIP {why}").expect("standard error is open");
     }
     found
 }

@@ -6,6 +6,7 @@ use allhands_tensor::{
     Bool, DType, Element, Kernel, ReduceOp, SIMD_VARIABLE, SimdLevel, bf16, f16,
 };
 use proptest::prelude::*;
+use std::io::Write as _;
 
 const OPS: [ReduceOp; 9] = [
     ReduceOp::Sum,
@@ -25,7 +26,8 @@ fn levels() -> Vec<SimdLevel> {
     for level in lack {
         let variable = format!("ALLHANDS_REQUIRE_{}", level.name().to_uppercase());
         assert!(std::env::var_os(&variable).is_none(), "{variable} is set, {level} is not there");
-        eprintln!("SKIP {level}: this processor lacks it");
+        writeln!(std::io::stderr(), "SKIP {level}: this processor lacks it")
+            .expect("standard error is open");
     }
     have
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,7 +99,8 @@ fn meshes_over_ipv6_carry_every_byte() {
     let here = IpAddr::from(Ipv6Addr::LOCALHOST);
     if let Err(error) = TcpListener::bind((here, 0)) {
         assert!(std::env::var_os("ALLHANDS_REQUIRE_IPV6").is_none(), "no IPv6: {error}");
-        eprintln!("SKIP ipv6: no loopback address, {error}");
+        writeln!(std::io::stderr(), "SKIP ipv6: no loopback address, {error}")
+            .expect("standard error is open");
         return;
     }
     meshes_at(here, 2..=9, 1);

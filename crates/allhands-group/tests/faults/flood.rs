@@ -75,7 +75,8 @@ fn strangers_do_not_disturb_a_job() {
         return act(&folder);
     }
     if cfg!(not(target_os = "linux")) {
-        eprintln!("SKIP flood: figures of a process are read from /proc");
+        writeln!(std::io::stderr(), "SKIP flood: figures of a process are read from /proc")
+            .expect("standard error is open");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

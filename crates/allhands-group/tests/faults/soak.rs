@@ -1,6 +1,7 @@
 //! Many operations leave nothing behind.
 
 use allhands_group::{ProcessGroup, ReduceOp};
+use std::io::Write as _;
 
 use crate::stage::{config, processes};
 
@@ -42,7 +43,8 @@ fn work(group: &ProcessGroup, operations: u32) {
 #[test]
 fn many_operations_leave_nothing_behind() {
     if cfg!(not(target_os = "linux")) {
-        eprintln!("SKIP soak: figures of a process are read from /proc");
+        writeln!(std::io::stderr(), "SKIP soak: figures of a process are read from /proc")
+            .expect("standard error is open");
         return;
     }
     let name = "soak::many_operations_leave_nothing_behind";
@@ -65,7 +67,8 @@ fn many_operations_leave_nothing_behind() {
 #[test]
 fn groups_that_come_and_go_leave_nothing_behind() {
     if cfg!(not(target_os = "linux")) {
-        eprintln!("SKIP soak: figures of a process are read from /proc");
+        writeln!(std::io::stderr(), "SKIP soak: figures of a process are read from /proc")
+            .expect("standard error is open");
         return;
     }
     let name = "soak::groups_that_come_and_go_leave_nothing_behind";
