@@ -61,7 +61,9 @@ impl<M: Borrowed> Running<'_, M> {
     /// Goes on as far as the other ranks have come.
     #[inline]
     fn poll(&mut self, core: &mut Core) -> FlatStep {
-        let Some(shelf) = &mut core.shelf else { return FlatStep::Done };
+        let Some(shelf) = &mut core.shelf else {
+            unreachable!("a call that runs has a board");
+        };
         let Self { group, call, loan, ticket, memory } = self;
         core.engine.poll_inline(*group, call, *loan, ticket, shelf, &mut **memory)
     }
@@ -81,7 +83,7 @@ impl Shared {
         caller: &Caller<'_>,
         memory: &mut M,
     ) -> Option<Ended> {
-        if !self.seat_free() {
+        if !self.try_take_seat() {
             return None;
         }
         let mut core = self.sit();

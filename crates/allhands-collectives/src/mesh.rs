@@ -253,7 +253,7 @@ impl Drop for Sitting<'_> {
 
 impl Shared {
     /// Takes the seat if it is free.
-    pub(crate) fn seat_free(&self) -> bool {
+    pub(crate) fn try_take_seat(&self) -> bool {
         self.seat.try_take()
     }
 

@@ -4,7 +4,7 @@
 //! number ([`Engine::begin_inline`]), runs ([`Engine::poll_inline`]) and leaves its description behind
 //! ([`Engine::finish_inline`]). One that has to wait is entered ([`Engine::enlist`]), and from then on has its deadline,
 //! is asked about, and ends with its group, like every other. Operations that nobody waits for queue up and run in
-//! their order ([`Engine::poll_boards`]).
+//! their order ([`Engine::poll_board`]).
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -125,7 +125,7 @@ impl Engine {
         let loan_min = self.config.loan_min;
         let owner = self.group_mut(group.0);
         let (Some(flat), Some(plan)) = (owner.flat.as_deref_mut(), call.plan.flat()) else {
-            return FlatStep::Done;
+            unreachable!("begin_inline has seen a board and a plan for it");
         };
         let task = Task {
             plan,
@@ -247,9 +247,9 @@ impl Engine {
                         };
                         flat.run.poll(&task, &mut flat.ledger, board, &mut op.buffers)
                     }
-                    None => FlatStep::Done,
+                    None => unreachable!("only plans for boards are queued"),
                 },
-                _ => FlatStep::Done,
+                _ => unreachable!("only operations on boards are queued"),
             };
             self.group_mut(group.0).flat = Some(flat);
             self.put_op(op);
