@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) shelf: Option<Shelf>,
     /// The group whose operations run there.
     shared: Option<GroupKey>,
+    /// That group has failed, and its members know that what was lent may change.
+    withdrawn: bool,
     /// What the last call there came down to.
     pub(crate) recipe: Option<(GroupKey, Arc<Recipe>)>,
     cells: Vec<Option<Arc<Cell>>>,
@@ -116,6 +118,7 @@ impl Core {
             links,
             shelf,
             shared: None,
+            withdrawn: false,
             recipe: None,
             cells: Vec::new(),
             awaited: Vec::new(),
@@ -202,6 +205,8 @@ impl Core {
         deadline: Option<Instant>,
         cell: Arc<Cell>,
     ) -> OpKey {
+        // An operation that has ended has given its index back: this one would take its cell.
+        self.answer();
         let key = self.engine.enlist(group, call, ticket, submitted, deadline);
         self.register(Ok(key), cell);
         key
@@ -244,6 +249,14 @@ impl Core {
     }
 
     fn answer(&mut self) {
+        if let (Some(shelf), Some(group)) = (&mut self.shelf, self.shared)
+            && !self.withdrawn
+            && self.engine.has_failed(group)
+        {
+            // Before anybody gets back what was lent.
+            self.withdrawn = true;
+            shelf.withdraw();
+        }
         while let Some(finished) = self.engine.poll_finished() {
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
                 self.put(cell, Outcome::Finished(finished));

@@ -148,6 +148,7 @@ impl Shared {
         loop {
             match run.poll(core) {
                 FlatStep::Done => return true,
+                FlatStep::Waiting { moved: true, .. } if self.has_calls() => return false,
                 FlatStep::Waiting { moved: true, .. } => looks = 0,
                 FlatStep::Waiting { moved: false, .. } => {}
                 FlatStep::Mismatch { .. } | FlatStep::Garbled { .. } => return false,

@@ -252,9 +252,10 @@ impl Drop for Sitting<'_> {
 }
 
 impl Shared {
-    /// Takes the seat if it is free.
+    /// Takes the seat if it is free and nobody is parked who would rather drive.
+    #[inline]
     pub(crate) fn try_take_seat(&self) -> bool {
-        self.seat.try_take()
+        !self.seat.is_wanted() && self.seat.try_take()
     }
 
     /// Whether other threads want something of whoever drives.
@@ -444,6 +445,7 @@ impl Shared {
                 let now = Instant::now();
                 core.tick(now);
                 if until.is_some_and(|until| now >= until) {
+                    self.finish_step(core);
                     return;
                 }
             }
@@ -480,6 +482,7 @@ impl Shared {
             let now = Instant::now();
             core.tick(now);
             if until.is_some_and(|until| now >= until) {
+                self.finish_step(core);
                 return;
             }
             let since = now - *idle_since.get_or_insert(now);

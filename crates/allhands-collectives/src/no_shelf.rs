@@ -17,6 +17,12 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    pub(crate) fn withdraw(&mut self) {
+        match self.0 {}
+    }
+}
+
 impl flat::Board for Shelf {
     const PLACES: u64 = 0;
 
@@ -45,6 +51,10 @@ impl flat::Board for Shelf {
     }
 
     fn lent(&self, _: Rank, _: u64, _: usize) -> Option<ForeignBytes<'_>> {
+        match self.0 {}
+    }
+
+    fn is_withdrawn(&self, _: Rank) -> bool {
         match self.0 {}
     }
 

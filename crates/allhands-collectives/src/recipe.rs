@@ -55,7 +55,14 @@ impl Recipe {
             (0, 0) => true,
             _ => self.label == options.label,
         };
-        self.spec == *spec && self.asked == options.algorithm && same_label
+        let same_factor = match (self.spec.reduction, spec.reduction) {
+            // Zeros of both signs are equal, and give other bits.
+            (Some(ReduceOp::PremulSum(mine)), Some(ReduceOp::PremulSum(other))) => {
+                mine.to_bits() == other.to_bits()
+            }
+            _ => true,
+        };
+        self.spec == *spec && same_factor && self.asked == options.algorithm && same_label
     }
 }
 

@@ -19,6 +19,13 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    /// Says that what this rank has lent is its own again.
+    pub(crate) fn withdraw(&mut self) {
+        self.0.withdraw();
+    }
+}
+
 impl flat::Board for Shelf {
     const PLACES: u64 = PLACES as u64;
 
@@ -59,6 +66,10 @@ impl flat::Board for Shelf {
     #[inline]
     fn lent(&self, rank: Rank, from: u64, len: usize) -> Option<ForeignBytes<'_>> {
         self.0.lent(rank.index(), from, len)
+    }
+
+    fn is_withdrawn(&self, rank: Rank) -> bool {
+        self.0.is_withdrawn(rank.index())
     }
 
     #[inline]

@@ -371,6 +371,13 @@ impl Engine {
         self.ops.iter().filter_map(|slot| slot.op.as_deref())
     }
 
+    /// Whether a group has failed: its operations have ended, and later ones are refused.
+    #[must_use]
+    pub fn has_failed(&self, group: GroupKey) -> bool {
+        let owner = self.groups.get(group.0 as usize).and_then(Option::as_ref);
+        owner.is_some_and(|owner| matches!(owner.health, Health::Failed(_)))
+    }
+
     /// Whether an operation is still in flight.
     #[must_use]
     pub fn is_pending(&self, key: OpKey) -> bool {

@@ -26,6 +26,9 @@ use crate::group::{Joined, Meeting};
 /// The shortest arena, where the host does not say how much memory it has.
 const ARENA_MIN: usize = 1 << 30;
 
+/// Address space of all arenas of a host together: half of what a process has.
+const ARENAS_MAX: usize = 1 << 46;
+
 /// A door that was opened before the mesh was formed, and what this rank will offer there.
 pub(crate) struct Prepared {
     door: Door,
@@ -35,10 +38,13 @@ pub(crate) struct Prepared {
 }
 
 /// Address space of an arena: as much as the host has memory. What is not used costs nothing.
-fn arena_len() -> usize {
+///
+/// Every rank maps the arenas of all, which must fit its address space together.
+fn arena_len(world: u32) -> usize {
     let info = rustix::system::sysinfo();
     let bytes = u64::from(info.mem_unit).saturating_mul(info.totalram);
-    usize::try_from(bytes).unwrap_or(SEGMENT_MAX).clamp(ARENA_MIN, SEGMENT_MAX)
+    let share = (ARENAS_MAX / world as usize).min(SEGMENT_MAX);
+    usize::try_from(bytes).unwrap_or(share).clamp(ARENA_MIN, share)
 }
 
 /// A tensor in an arena, or on the heap if there is no room.
@@ -70,7 +76,7 @@ fn open(world_size: u32) -> Result<Prepared, String> {
     let door = Door::open().map_err(|e| e.to_string())?;
     let (segment, barrier) = (Arc::new(segment), Barrier::register());
     // Without an arena everything is copied, which always works.
-    let arena = Arena::new(arena_len()).ok();
+    let arena = Arena::new(arena_len(world_size)).ok();
     let shared = arena.as_ref().map(|arena| arena.segment().clone());
     let offer = Offer { segment, bell, knocker, barrier, arena: shared };
     Ok(Prepared { door, layout, offer, arena })
@@ -103,7 +109,8 @@ pub(crate) fn share(
     let names: Vec<Option<Name>> =
         doors.iter().map(|name| Name::try_from(name.as_slice()).ok()).collect();
     // What follows belongs to this meeting, and not to one of the same name before or after it.
-    let room = meeting.within(&hex(&doors[0]));
+    let first = doors.iter().find(|door| !door.is_empty());
+    let room = meeting.within(&hex(first.map_or(&[], |door| door.as_slice())));
     let (hall, meeting) = (meeting, room);
     let Some(prepared) = prepared else {
         let nobody = vec![0; world as usize];

@@ -5,10 +5,14 @@
 #[path = "common/ranks.rs"]
 mod ranks;
 
+use std::collections::VecDeque;
 use std::process::Command;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use allhands_group::{Config, DType, ProcessGroup, Rank, ReduceOp, Tensor, Transport};
+use allhands_group::store::HashStore;
+use allhands_group::{Config, DType, Error, ProcessGroup, Rank, ReduceOp, Tensor, Transport, Work};
 use ranks::{Ranks, find, free_port, leave, worker};
 
 /// Far more than any of these tests needs; a rank that hangs is killed then.
@@ -200,4 +204,124 @@ fn a_rank_without_shared_memory_brings_the_group_to_the_network() {
     for rank in 0..3 {
         assert_eq!(find(folder.path(), &format!("shares-{rank}"), LIMIT), "false");
     }
+}
+
+/// Ranks of one process, each a thread with its own mappings.
+fn threads(config: &Config, act: impl Fn(ProcessGroup) + Sync) {
+    let store: Arc<HashStore> = Arc::default();
+    std::thread::scope(|scope| {
+        for rank in [0, 1] {
+            let (store, act) = (store.clone(), &act);
+            scope.spawn(move || {
+                let group = ProcessGroup::connect(store, Rank(rank), 2, config).unwrap();
+                assert!(group.shares_memory(), "the log says why");
+                act(group);
+            });
+        }
+    });
+}
+
+/// A wait that ends by its own limit leaves operations that have ended behind; a collective that comes then is not one of
+/// them.
+#[test]
+fn a_collective_after_a_wait_in_vain_has_its_own_outcome() {
+    const ROUNDS: usize = 100;
+    const MESSAGES: usize = 8_000;
+    const LEN: usize = 128 << 10;
+    threads(&Config::default(), |group| {
+        if group.rank() == Rank(1) {
+            std::thread::scope(|scope| {
+                let sender = group.clone();
+                scope.spawn(move || {
+                    let bytes = vec![1_u8; LEN];
+                    for _ in 0..MESSAGES {
+                        sender.send(&bytes, Rank(0), 1).unwrap();
+                    }
+                });
+                for _ in 0..ROUNDS {
+                    ranks::pause(Duration::from_micros(2500));
+                    let mut sum = [1_i32];
+                    group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+                    assert_eq!(sum, [2]);
+                }
+            });
+            // What the other side waits for in vain.
+            group.send(&[1_u8], Rank(0), 9).unwrap();
+            return;
+        }
+        let receive = |len, tag| group.recv_async(Tensor::zeros(DType::U8, &[len]), Rank(1), tag);
+        let never = receive(1, 9);
+        let mut flight = VecDeque::new();
+        let mut left = MESSAGES;
+        for round in 0..ROUNDS {
+            while flight.len() < 16 && left > 0 {
+                left -= 1;
+                flight.push_back(receive(LEN, 1));
+            }
+            never.wait_timeout(Duration::from_micros(50));
+            let mut sum = [1_i32];
+            group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+            assert_eq!(sum, [2], "round {round}");
+            while flight.front().is_some_and(Work::is_completed) {
+                flight.pop_front().unwrap().wait().unwrap();
+            }
+        }
+        while left > 0 || !flight.is_empty() {
+            if left > 0 {
+                left -= 1;
+                flight.push_back(receive(LEN, 1));
+            }
+            if let Some(work) = flight.pop_front() {
+                assert!(work.wait_timeout(LIMIT), "a receive hangs");
+                work.wait().unwrap();
+            }
+        }
+        never.wait().unwrap();
+    });
+}
+
+/// Wakes nobody, and takes its time.
+struct Slow;
+
+impl Wake for Slow {
+    fn wake(self: Arc<Self>) {
+        ranks::pause(Duration::from_secs(2));
+    }
+}
+
+/// A rank whose operation has failed gets its tensor back and writes to it. A peer that hears of the failure late does not
+/// take that for what was lent.
+#[test]
+fn what_is_written_after_a_failure_is_not_taken_for_what_was_lent() {
+    threads(&Config::default(), |group| {
+        let mut data = group.alloc(DType::I32, &[100_000]).unwrap();
+        if group.rank() == Rank(0) {
+            ranks::pause(Duration::from_millis(300));
+            group.barrier().unwrap();
+            ranks::pause(Duration::from_millis(300));
+            let hasty = group.with_timeout(Duration::from_millis(100));
+            hasty.broadcast(&mut data, Rank(0)).unwrap_err();
+            data.as_mut_slice::<i32>().unwrap().fill(777);
+            ranks::pause(Duration::from_secs(3));
+        } else {
+            // The service thread is busy with a waker while the other rank fails.
+            let mut barrier = Box::pin(group.barrier_async().into_future());
+            let waker = Waker::from(Arc::new(Slow));
+            assert!(barrier.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            ranks::pause(Duration::from_millis(1200));
+            let error = group.broadcast(&mut data, Rank(0)).unwrap_err();
+            assert!(matches!(error, Error::Operation(_)), "{error}");
+        }
+    });
+}
+
+#[test]
+fn factors_of_both_zeros_are_told_apart() {
+    threads(&Config::default(), |group| {
+        for factor in [0.0, -0.0, 0.0] {
+            let mut data = [5.0_f32];
+            group.all_reduce(&mut data, ReduceOp::PremulSum(factor)).unwrap();
+            assert_eq!(data[0].to_bits(), (5.0 * factor as f32 + 5.0 * factor as f32).to_bits());
+        }
+    });
 }

@@ -105,6 +105,7 @@ impl Arena {
     /// The system has no address space or no `memfd` for it.
     pub fn new(len: usize) -> Result<Arc<Self>, SegmentError> {
         let segment = OwnSegment::reserve(len)?;
+        segment.claim(0..len);
         segment.advise_huge_pages();
         let book = Mutex::new(Book::new(len));
         Ok(Arc::new(Self { segment: Arc::new(segment), book }))

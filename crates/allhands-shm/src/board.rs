@@ -4,6 +4,7 @@
 //!
 //! | part | bytes | content |
 //! |---|---|---|
+//! | withdrawn | a line | whether what this rank has lent may have changed since |
 //! | taken | 8 a rank, rounded up to lines | how many publications of each rank this one has taken |
 //! | heads | [`PLACES`] × 64 | one cache line a publication: stamp, what it is, and up to [`INLINE`] bytes of it |
 //! | short | [`PLACES`] × [`SHORT`] | bytes of publications that do not fit their head |
@@ -101,12 +102,13 @@ pub const fn board_len(world: u32) -> usize {
 }
 
 const fn heads_at(world: u32) -> usize {
-    (world as usize * size_of::<u64>()).next_multiple_of(LINE)
+    LINE + (world as usize * size_of::<u64>()).next_multiple_of(LINE)
 }
 
 /// A rank's part of the memory: where it is mapped here.
 #[derive(Clone, Copy)]
 struct Place {
+    withdrawn: NonNull<u8>,
     taken: NonNull<u8>,
     heads: NonNull<u8>,
     short: NonNull<u8>,
@@ -124,7 +126,8 @@ impl Place {
         unsafe {
             let heads = base.add(heads_at);
             let short = heads.add(PLACES * LINE);
-            Self { taken: base, heads, short, long: short.add(PLACES * SHORT) }
+            let taken = base.add(LINE);
+            Self { withdrawn: base, taken, heads, short, long: short.add(PLACES * SHORT) }
         }
     }
 
@@ -137,6 +140,12 @@ impl Place {
         unsafe {
             self.heads.add(place * LINE + word * size_of::<u64>()).cast::<AtomicU64>().as_ref()
         }
+    }
+
+    /// Not zero once the owner's lent memory is its own again.
+    fn withdrawn(&self) -> &AtomicU64 {
+        // SAFETY: The word is the board's first, mapped and aligned, and only accessed as an atomic.
+        unsafe { self.withdrawn.cast::<AtomicU64>().as_ref() }
     }
 
     /// How many publications of `rank` this board's owner has taken.
@@ -306,6 +315,21 @@ impl Board {
         self.bells.ring(rank);
     }
 
+    /// Says that what this rank has lent may change from now on, whoever may still read it: its group has failed.
+    pub fn withdraw(&mut self) {
+        protocol::withdraw(self.mine.withdrawn());
+        self.bells.ring_all();
+    }
+
+    /// Whether `rank` has withdrawn what it lent. If not, what was read of it before is what it lent.
+    ///
+    /// # Panics
+    /// If there is no such rank.
+    #[must_use]
+    pub fn is_withdrawn(&self, rank: usize) -> bool {
+        protocol::is_withdrawn(self.theirs[rank].withdrawn())
+    }
+
     /// The publication `number` of a rank, if it is there.
     ///
     /// # Panics
@@ -368,8 +392,8 @@ impl Board {
     /// The board of rank `me`, at `at` in its own segment, beside those at the same place in its peers' segments.
     ///
     /// # Panics
-    /// If a segment is too short for a board at `at`, `at` is not aligned to a line, or there is no rank `me`: whoever maps
-    /// segments sees to that.
+    /// If a segment is too short for a board at `at`, `at` is not aligned to a line, that part has an owner already, or there is
+    /// no rank `me`: whoever maps segments sees to that.
     #[must_use]
     pub fn new(
         own: Arc<OwnSegment>,
@@ -382,6 +406,7 @@ impl Board {
         assert!(me < peers.len(), "rank {me} of {world}");
         let fits = |len: usize| at.is_multiple_of(LINE) && at + board_len(world) <= len;
         assert!(fits(own.len()), "a board at {at} in a segment of {} bytes", own.len());
+        own.claim(at..at + board_len(world));
         // SAFETY: Mappings begin at a page, and `fits` has seen that the board is inside.
         let place = |base: NonNull<u8>| unsafe { Place::new(base.add(at), world) };
         let mine = place(own.base());

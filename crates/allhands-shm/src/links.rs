@@ -324,8 +324,9 @@ impl Links for HostLinks {
         let timeout = if served > 0 { Some(Duration::ZERO) } else { timeout };
         let Self { below, rings, .. } = self;
         served += below.poll(timeout, &mut Below { port, rings });
+        // The caller may have armed, and found something before it slept.
+        self.rings.bells.disarm();
         if sleeps {
-            self.rings.bells.disarm();
             self.rings.bury(port);
             served += self.rings.sweep(port);
         }

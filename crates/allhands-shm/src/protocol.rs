@@ -198,6 +198,20 @@ pub(crate) fn taken(taken_word: &AtomicU64) -> u64 {
     taken_word.load(Ordering::Acquire)
 }
 
+/// Says that lent memory may change from now on.
+pub(crate) fn withdraw(withdrawn: &AtomicU64) {
+    withdrawn.store(1, Ordering::Relaxed);
+    // Release: whoever reads what is written after this, and looks then, sees the word.
+    fence(Ordering::SeqCst);
+}
+
+/// Whether lent memory that was read before this may have changed.
+pub(crate) fn is_withdrawn(withdrawn: &AtomicU64) -> bool {
+    // Acquire: the reads come before.
+    fence(Ordering::SeqCst);
+    withdrawn.load(Ordering::Relaxed) != 0
+}
+
 /// Who makes the full fence between a writer's store and its look at the sleeper's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {

@@ -54,7 +54,7 @@ unsafe impl Send for RingReader {}
 /// The two ends that rank `me` has of the rings between it and `peer`.
 ///
 /// # Panics
-/// If a segment is shorter than the layout: whoever maps segments sees to that.
+/// If a segment is shorter than the layout, or these ends were given out before: whoever maps segments sees to that.
 #[must_use]
 pub fn ends(
     layout: Layout,
@@ -67,6 +67,7 @@ pub fn ends(
     assert!(own.len() >= least && segment.len() >= least, "segments shorter than {least} bytes");
     assert!(me.max(peer) < layout.world() as usize, "ranks {me} and {peer} in {layout:?}");
     let capacity = layout.ring_len();
+    own.claim(layout.ring_at(peer)..layout.ring_at(peer) + capacity);
     // SAFETY: All parts of the layout are inside both segments, as was just checked.
     let (mine, theirs) = unsafe {
         let own_part = |at| own.base().add(at);

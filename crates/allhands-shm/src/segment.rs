@@ -6,8 +6,10 @@
 //! every byte has one writer, and no reader can be made to fault by a file that shrinks.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -99,6 +101,8 @@ impl Drop for Mapping {
 pub struct OwnSegment {
     mapping: Mapping,
     fd: OwnedFd,
+    /// Parts that have an owner who writes them.
+    claimed: Mutex<Vec<Range<usize>>>,
 }
 
 impl OwnSegment {
@@ -136,7 +140,19 @@ impl OwnSegment {
         let mapping = Mapping::new(fd.as_fd(), len, prot, MapFlags::empty())
             .map_err(|source| SegmentError::System { what: "map it", len, source })?;
         rustix::fs::fcntl_add_seals(&fd, seals()).map_err(failed("seal it"))?;
-        Ok(Self { mapping, fd })
+        Ok(Self { mapping, fd, claimed: Mutex::default() })
+    }
+
+    /// Gives a part to one who will write it: each byte has one writer.
+    ///
+    /// # Panics
+    /// If a byte of it was given out before, or is outside the segment.
+    pub(crate) fn claim(&self, part: Range<usize>) {
+        assert!(part.end <= self.mapping.len, "{part:?} of a segment of {}", self.mapping.len);
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = claimed.iter().find(|other| other.start < part.end && part.start < other.end);
+        assert!(taken.is_none(), "{part:?} of a segment is in use as {taken:?}");
+        claimed.push(part);
     }
 
     /// Allocates the memory of `from..from + len`, so that writing there cannot fail.

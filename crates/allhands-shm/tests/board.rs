@@ -50,7 +50,7 @@ impl Host {
 
     /// Word `word` of the head in `place` of the board of `rank`: see the table in `board`.
     fn head_word(&self, rank: usize, place: usize, word: usize) -> &AtomicU64 {
-        let heads = (self.layout.world() as usize * 8).next_multiple_of(LINE);
+        let heads = LINE + (self.layout.world() as usize * 8).next_multiple_of(LINE);
         self.word(rank, heads + place * LINE + word * 8)
     }
 }
@@ -145,8 +145,8 @@ fn long_buffers_run_out_before_places() {
 fn a_reader_that_claims_too_much_or_goes_back_harms_itself_only() {
     let mut host = Host::new(2);
     for lie in [u64::MAX, 1 << 40, 0, 7, u64::MAX] {
-        // Word 0: what this reader has taken of rank 0.
-        host.word(1, 0).store(lie, Ordering::Relaxed);
+        // The first word after the line of withdrawals: what this reader has taken of rank 0.
+        host.word(1, LINE).store(lie, Ordering::Relaxed);
         let mut made = 0;
         while made < 3 * PLACES && publish(&mut host.boards[0], 1, LONG) {
             made += 1;

@@ -102,6 +102,10 @@ pub trait Board {
     /// Bytes of the memory that a member lends from; `None` where it has none, or less.
     fn lent(&self, rank: Rank, from: u64, len: usize) -> Option<ForeignBytes<'_>>;
 
+    /// Whether `rank` has got back what it lent although it was not all taken: its group has failed. If not, what was read of
+    /// it before is what it lent.
+    fn is_withdrawn(&self, rank: Rank) -> bool;
+
     /// Says that this rank needs no publication of `rank` below `number` any more.
     fn take(&mut self, rank: Rank, number: u64);
 

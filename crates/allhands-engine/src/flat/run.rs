@@ -161,6 +161,9 @@ const LAG: u64 = 8;
 /// look would fetch lines that the writer had to take back. On two cores 4 bytes take 0.35 us without and 0.29 us with two.
 const PAUSES: u32 = 2;
 
+/// Halves of tiles that are run without a look at anything else: a few milliseconds' worth at most.
+const HALVES_PER_POLL: u32 = 64;
+
 /// The two halves of a tile: until nothing more is published, and what only fetches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Half {
@@ -188,6 +191,8 @@ pub struct FlatRun {
     lent: u64,
     /// A member's publication was a copy.
     copied: bool,
+    /// One was lent.
+    borrowed: bool,
     /// Nobody was looked at since the last publication.
     fresh: bool,
     begun: bool,
@@ -221,7 +226,12 @@ impl FlatRun {
             self.first = board.published();
         }
         let plan = task.plan;
+        let mut halves = 0;
         while self.back < plan.tiles {
+            if halves == HALVES_PER_POLL {
+                return FlatStep::Waiting { rank: plan.rank, moved: true };
+            }
+            halves += 1;
             let tile = if self.half == Half::Front { self.front } else { self.back };
             let view = View::new(task, ledger, tile, self.first);
             let instructions = match self.half {
@@ -244,6 +254,14 @@ impl FlatRun {
                 }
             }
             self.next_half(task, ledger, board);
+        }
+        if self.borrowed {
+            // What a rank lent to a group that has failed since is its own again, and it may have written there. The news of
+            // the failure, or this operation's deadline, ends it.
+            let withdrawn = others(plan).find(|&rank| board.is_withdrawn(rank));
+            if let Some(rank) = withdrawn {
+                return FlatStep::Waiting { rank, moved: false };
+            }
         }
         if !self.ended {
             self.ended = true;
@@ -324,6 +342,7 @@ impl FlatRun {
             Instruction::Take { from, to, awaits } => {
                 let part = view.part(from, 0, board)?;
                 self.returned(view, *awaits, board)?;
+                self.borrowed |= view.borrowed.get();
                 view.take(part, to, memory);
                 Ok(())
             }
@@ -331,6 +350,7 @@ impl FlatRun {
                 let remotes = remotes.of(&view.program.remotes);
                 view.combine(remotes, self.seen, mine, to, *finish, board, memory)?;
                 self.copied |= view.copied.get();
+                self.borrowed |= view.borrowed.get();
                 Ok(())
             }
             Instruction::Copy { from, to, awaits } => {
@@ -380,6 +400,8 @@ struct View<'a> {
     first: u64,
     /// A publication that was looked at is a copy.
     copied: Cell<bool>,
+    /// One was lent.
+    borrowed: Cell<bool>,
 }
 
 /// Operands that fit without heap memory.
@@ -398,6 +420,7 @@ impl<'a> View<'a> {
             shift: tile as usize * plan.step,
             first: first + tile * u64::from(each),
             copied: Cell::new(false),
+            borrowed: Cell::new(false),
         }
     }
 
@@ -491,6 +514,7 @@ impl<'a> View<'a> {
                 board.copied(rank, number, from, source.len)
             }
             Some(lent) => {
+                self.borrowed.set(true);
                 let base = match source.buffer {
                     Buffer::Input => lent.input,
                     Buffer::Data | Buffer::Scratch => lent.data,

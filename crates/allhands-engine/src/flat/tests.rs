@@ -148,6 +148,10 @@ impl Board for Host {
         bytes.map(ForeignBytes::of)
     }
 
+    fn is_withdrawn(&self, _: Rank) -> bool {
+        false
+    }
+
     fn take(&mut self, rank: Rank, number: u64) {
         let taken = &mut self.outboxes[rank.index()].taken[self.me];
         assert!(*taken < number, "{rank}: {number} after {taken}");

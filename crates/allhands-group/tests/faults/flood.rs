@@ -95,7 +95,8 @@ fn strangers_do_not_disturb_a_job() {
     for rank in 0..2 {
         let key = format!("allhands/default/0/world/rank/{rank}");
         let entry = store.get_within(&key, PATIENCE).unwrap();
-        for address in Endpoint::decode(&entry[4..]).unwrap().addresses() {
+        // After the world size and the transport.
+        for address in Endpoint::decode(&entry[5..]).unwrap().addresses() {
             strangers.push(wave(*address, &mut dice));
         }
     }
