@@ -6,9 +6,10 @@
 //!
 //! One module a job: [`cli`] what is asked, [`sizes`] and [`cells`] what is measured, [`models`]
 //! real gradient lists, [`launch`] processes and their control sockets, [`protocol`] what is said
-//! on those, [`peers`] other systems, [`limits`] the machine, [`predict`] the cost model's word, [`run`] the rounds, [`stats`] and
+//! on those, [`peers`] other systems, [`limits`] the machine, [`bound`] its shared memory, [`predict`] the cost model's word, [`run`] the rounds, [`stats`] and
 //! [`record`] what is kept, [`table`] and [`plot`] what is shown, [`machine`] where it was measured.
 
+pub mod bound;
 pub mod cells;
 pub mod cli;
 pub mod launch;

@@ -44,6 +44,8 @@ pub enum Reply {
     Samples(Vec<(u64, u64)>),
     /// The port that a limit's rank listens on.
     Port(u16),
+    /// The file descriptor of a rank's memory in its own process.
+    Descriptor(u32),
     /// The command failed; the rank still listens.
     Error(String),
 }
@@ -65,6 +67,7 @@ mod tests {
             (r#"{"elapsed":12345}"#, Reply::Elapsed(12345)),
             (r#"{"samples":[[10,1],[12,3]]}"#, Reply::Samples(vec![(10, 1), (12, 3)])),
             (r#"{"port":4242}"#, Reply::Port(4242)),
+            (r#"{"descriptor":9}"#, Reply::Descriptor(9)),
             (r#"{"error":"no"}"#, Reply::Error("no".into())),
         ] {
             assert_eq!(serde_json::from_str::<Reply>(line).unwrap(), reply);

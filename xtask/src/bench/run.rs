@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::program;
 
+use super::bound::{self, Bound};
 use super::cells::Cell;
 use super::cli::{Absence, Args, Format, Keep, Settings, Subject, Transport};
 use super::launch::{Spec, System};
@@ -74,7 +75,8 @@ fn one(settings: &Settings) -> Result<()> {
     progress.say("building bench-rank (release)");
     let worker = program::build()?;
     let mut racers = start(settings, &worker, &progress, &mut notes)?;
-    let limits = measure_limits(settings, &worker, &progress)?;
+    let mut limits = measure_limits(settings, &worker, &progress)?;
+    let mut bound = start_bound(settings, &progress)?;
     let machine = Machine::here();
     // The model's network is the loopback; memory between threads is another one.
     let network = predict::network(&limits, settings.ranks, machine.cores)
@@ -84,10 +86,22 @@ fn one(settings: &Settings) -> Result<()> {
     for cell in &settings.cells {
         let label = cell.short(settings.ranks);
         progress.cell(&format!("{} {label}", cell.operation.name()));
-        match too_large(cell, settings.ranks, racers.len()) {
+        let bounded =
+            bound.as_mut().filter(|_| bound::covers(cell, settings.transport, settings.ranks));
+        // The bound holds its data twice: in shared memory and out of it.
+        let systems = racers.len() + if bounded.is_some() { 2 } else { 0 };
+        match too_large(cell, settings.ranks, systems) {
             Some(why) => notes.push(format!("{} {label} left out: {why}", cell.operation.name())),
-            None => results.extend(measure(settings, cell, &mut racers)?),
+            None => {
+                results.extend(measure(settings, cell, &mut racers)?);
+                if let Some(bound) = bounded {
+                    limits.extend(bound.measure(cell)?);
+                }
+            }
         }
+    }
+    if let Some(bound) = bound {
+        bound.finish();
     }
     for racer in racers {
         racer.finish();
@@ -275,13 +289,27 @@ fn measure_limits(settings: &Settings, worker: &Path, progress: &Progress) -> Re
         .collect();
     let spec = Spec { name: "limits".into(), processes };
     let mut system = System::start(spec, world, START_LIMIT)?;
-    let effort = match settings.keep {
-        Keep::Scratch => Effort::Smoke,
-        Keep::Record | Keep::Folder(_) => Effort::Full,
-    };
-    let limits = limits::measure(&mut system, settings.ranks, settings.rounds, effort)?;
+    let limits = limits::measure(&mut system, settings.ranks, settings.rounds, effort(settings))?;
     system.finish();
     Ok(limits)
+}
+
+fn effort(settings: &Settings) -> Effort {
+    match settings.keep {
+        Keep::Scratch => Effort::Smoke,
+        Keep::Record | Keep::Folder(_) => Effort::Full,
+    }
+}
+
+/// Starts the lower bound of shared memory, if a cell has one.
+fn start_bound(settings: &Settings, progress: &Progress) -> Result<Option<Bound>> {
+    let (transport, ranks) = (settings.transport, settings.ranks);
+    if !settings.cells.iter().any(|cell| bound::covers(cell, transport, ranks)) {
+        return Ok(None);
+    }
+    progress.say("building the bound of shared memory (release)");
+    let path = program::build_bound()?;
+    Bound::start(&path, ranks, settings.rounds, effort(settings)).map(Some)
 }
 
 /// Why a cell does not fit into memory with all systems holding their buffers; `None` if it does.

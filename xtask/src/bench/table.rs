@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::bound;
 use super::cells::{Cell, Operation};
 use super::limits::raw_rate;
 use super::record::{Measured, Outcome, Record};
@@ -13,7 +14,8 @@ const RAW_FROM: u64 = 64 << 20;
 ///
 /// `p50`, `p99`: single operations; `latency`: an operation after a barrier; `model`: the cost
 /// model's prediction; `spread`: (slowest − fastest) / median of the rounds; then a pair for each
-/// other system: its time and how many times longer it took than the first one.
+/// other system: its time and how many times longer it took than the first one. Where the machine's bound of an operation is
+/// known, a last pair: that time, and how many times longer than it the first system took.
 #[must_use]
 pub fn text(record: &Record) -> String {
     let mut out = String::new();
@@ -27,7 +29,9 @@ pub fn text(record: &Record) -> String {
             continue;
         }
         let _ = writeln!(out, "#\n# {}: {}", operation.name(), first.name);
-        columns(&mut out, others.iter().map(|s| s.name.as_str()));
+        let bounded = of_operation.iter().any(|cell| least(record, cell).is_some());
+        let names = others.iter().map(|s| s.name.as_str());
+        columns(&mut out, names.chain(bounded.then_some("bound")));
         for cell in of_operation {
             row(&mut out, record, cell, &first.name);
         }
@@ -62,8 +66,14 @@ fn head(out: &mut String, record: &Record) {
     for system in &record.systems {
         let _ = writeln!(out, "# {}: {}", system.name, system.what);
     }
-    for limit in &record.limits {
+    for limit in record.limits.iter().filter(|limit| !bound::is_one(limit)) {
         let _ = writeln!(out, "# limit {limit}");
+    }
+    // Of the bounds only those that hold; the record has every variant.
+    for cell in record.cells() {
+        if let Some(limit) = bound::fastest(&record.limits, cell, p.ranks, &p.transport) {
+            let _ = writeln!(out, "# limit {limit}");
+        }
     }
     for note in &record.notes {
         let _ = writeln!(out, "# note: {note}");
@@ -148,6 +158,10 @@ fn row(out: &mut String, record: &Record, cell: &Cell, subject: &str) {
         let ratio = ratio(ours, theirs).map_or("-".into(), |r| format!("{r:.2}x"));
         let _ = write!(out, " | {:>11} {ratio:>7}", time(us));
     }
+    if let Some(least) = least(record, cell) {
+        let over = times.map_or("-".into(), |t| format!("{:.2}x", t.time_us.median / least));
+        let _ = write!(out, " | {:>11} {over:>7}", time(Some(least)));
+    }
     let label = cell.label();
     let _ = writeln!(out, "{}{label}", if label.is_empty() { "" } else { "   # " });
 }
@@ -188,6 +202,12 @@ fn foot(out: &mut String, record: &Record, subject: &str) {
     for line in raw_shares(record, subject) {
         let _ = writeln!(out, "# {line}");
     }
+}
+
+/// The least time that the machine allows for the cell, in microseconds, where it is known.
+fn least(record: &Record, cell: &Cell) -> Option<f64> {
+    let p = &record.protocol;
+    bound::microseconds(&record.limits, cell, p.ranks, &p.transport)
 }
 
 /// How many times longer `theirs` took than `ours`.
