@@ -155,19 +155,22 @@ impl Record {
             .sum()
     }
 
-    /// Writes `<stem>.json`, `<stem>.csv` and, where there is a sweep to draw, `<stem>.svg` into
-    /// `folder`, which is created.
+    /// Writes `<stem>.json`, `<stem>.csv` and, where there is a sweep to draw, `<stem>.svg` and `<stem>.png` into `folder`,
+    /// which is created.
     ///
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let mut files = vec![("json", self.json()?), ("csv", self.csv())];
-        files.extend(super::plot::svg(self).map(|picture| ("svg", picture)));
-        let write = |(ending, text)| {
+        let mut files = vec![("json", self.json()?.into()), ("csv", self.csv().into_bytes())];
+        if let Some(picture) = super::plot::svg(self) {
+            let pixels = super::plot::png(&picture)?;
+            files.extend([("svg", picture.into_bytes()), ("png", pixels)]);
+        }
+        let write = |(ending, bytes): (_, Vec<u8>)| {
             let path = folder.join(format!("{stem}.{ending}"));
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
             Ok(path)
         };
         files.into_iter().map(write).collect()
