@@ -240,6 +240,10 @@ impl Board for Host {
         None
     }
 
+    fn is_withdrawn(&self, _: Rank) -> bool {
+        false
+    }
+
     fn take(&mut self, rank: Rank, number: u64) {
         if rank.index() != self.me {
             self.outboxes[rank.index()].taken = number;
