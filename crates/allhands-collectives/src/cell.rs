@@ -1,5 +1,6 @@
 //! Where the thread that drives leaves an operation's outcome for the one that asked for it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
@@ -52,6 +53,30 @@ impl Cell {
     /// Wakes `waker` when the outcome is there; the caller looks again afterwards.
     pub(crate) fn wake_later(&self, waker: &Waker) {
         *lock(&self.waker) = Some(waker.clone());
+    }
+}
+
+/// Cells kept for later calls: one for each thread that calls at the same time, up to these.
+const CELLS_KEPT: usize = 16;
+
+/// Cells whose calls have ended, for the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct Cells(Mutex<Vec<Arc<Cell>>>);
+
+impl Cells {
+    pub(crate) fn take(&self) -> Arc<Cell> {
+        lock(&self.0).pop().unwrap_or_default()
+    }
+
+    /// Keeps a cell whose outcome was taken, unless somebody else still holds it.
+    pub(crate) fn keep(&self, mut cell: Arc<Cell>) {
+        if let Some(own) = Arc::get_mut(&mut cell) {
+            *own = Cell::default();
+            let mut kept = lock(&self.0);
+            if kept.len() < CELLS_KEPT {
+                kept.push(cell);
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
 use smallvec::SmallVec;
 
 use crate::cell::{Cell, Outcome};
-use crate::core::{Call, Medium};
+use crate::core::{Begin, Call, Medium};
 use crate::error::{Error, Invalid, Who};
 use crate::inline::{Caller, Ended};
 use crate::memory::{Borrowed, Pieces, Slices};
@@ -254,7 +254,7 @@ impl Communicator {
             Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
         match self.mesh.shared().run_inline(&caller, memory)? {
             Ended::Done => Some(Ok(())),
-            Ended::InCell(cell) => Some(self.settle(&cell, Operation::of(&spec.shape), options)),
+            Ended::InCell(cell) => Some(self.settle(cell, Operation::of(&spec.shape), options)),
         }
     }
 
@@ -296,20 +296,21 @@ impl Communicator {
                 Space::list(outputs.into_iter().map(|b| Storage::LentMut(scope.lend_mut(b))));
             let (submission, _kept) =
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
-            let cell = Arc::new(Cell::default());
-            let call = Call::Collective(self.key, Box::new(submission), cell.clone());
-            self.mesh.shared().run(call, &cell);
-            self.settle(&cell, Operation::of(&spec.shape), options)
+            let cell = self.mesh.shared().cells.take();
+            self.mesh.shared().run(self.key, Begin::Collective(submission), &cell);
+            self.settle(cell, Operation::of(&spec.shape), options)
         })
     }
 
     fn settle(
         &self,
-        cell: &Cell,
+        cell: Arc<Cell>,
         operation: Operation,
         options: &CallOptions,
     ) -> Result<(), Error> {
-        match cell.take() {
+        let outcome = cell.take();
+        self.mesh.shared().cells.keep(cell);
+        match outcome {
             Some(outcome) => judge(outcome, &self.who, operation, options.timeout).0,
             None => Ok(()),
         }
@@ -333,8 +334,8 @@ impl Communicator {
         let operation = Operation::of(&spec.shape);
         match self.submission(spec, options, input, data) {
             Ok((submission, kept)) => {
-                let call = Call::Collective(self.key, Box::new(submission), cell.clone());
-                self.mesh.shared().post(call);
+                let begin = Box::new(Begin::Collective(submission));
+                self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
                 Pending { kept, ..self.pending(cell, operation, options) }
             }
             Err(unstarted) => {
@@ -356,14 +357,14 @@ impl Communicator {
         }
     }
 
-    /// A point-to-point call, and where its outcome will be left.
+    /// A point-to-point call.
     fn point(
         &self,
         side: Side,
         message: &Message,
         options: &CallOptions,
         storage: Storage,
-    ) -> (Call, Arc<Cell>) {
+    ) -> Begin {
         let buffer = Space::single(storage);
         let whole = Descriptor {
             op: Operation::Message.code(),
@@ -373,7 +374,7 @@ impl Communicator {
             ..Descriptor::default()
         };
         let now = Instant::now();
-        let submission = Box::new(PointSubmission {
+        let submission = PointSubmission {
             peer: message.peer,
             tag: message.tag,
             descriptor: whole,
@@ -382,13 +383,11 @@ impl Communicator {
             buffer,
             submitted: now,
             deadline: now.checked_add(options.timeout),
-        });
-        let cell = Arc::new(Cell::default());
-        let call = match side {
-            Side::Send => Call::Send(self.key, submission, cell.clone()),
-            Side::Recv => Call::Recv(self.key, submission, cell.clone()),
         };
-        (call, cell)
+        match side {
+            Side::Send => Begin::Send(submission),
+            Side::Recv => Begin::Recv(submission),
+        }
     }
 
     fn run_point(
@@ -398,9 +397,10 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Result<(), Error> {
-        let (call, cell) = self.point(side, message, options, storage);
-        self.mesh.shared().run(call, &cell);
-        self.settle(&cell, Operation::Message, options)
+        let begin = self.point(side, message, options, storage);
+        let cell = self.mesh.shared().cells.take();
+        self.mesh.shared().run(self.key, begin, &cell);
+        self.settle(cell, Operation::Message, options)
     }
 
     fn start_point(
@@ -410,8 +410,9 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Pending {
-        let (call, cell) = self.point(side, message, options, storage);
-        self.mesh.shared().post(call);
+        let begin = Box::new(self.point(side, message, options, storage));
+        let cell = Arc::new(Cell::default());
+        self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
         self.pending(cell, Operation::Message, options)
     }
 

@@ -19,9 +19,7 @@ use crate::shelf::Shelf;
 #[derive(Debug)]
 pub(crate) enum Call {
     AddGroup(GroupSpec, Arc<Joined>),
-    Collective(GroupKey, Box<Submission>, Arc<Cell>),
-    Send(GroupKey, Box<PointSubmission>, Arc<Cell>),
-    Recv(GroupKey, Box<PointSubmission>, Arc<Cell>),
+    Begin(GroupKey, Box<Begin>, Arc<Cell>),
     Abort(GroupKey, Cause, String),
     /// A message came on a control connection.
     Control(Peer, Header, Box<Message>),
@@ -35,6 +33,18 @@ pub(crate) enum Call {
     Ping {
         stamp_us: u64,
     },
+}
+
+/// An operation to begin.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once; a box would be memory for each call"
+)]
+pub(crate) enum Begin {
+    Collective(Submission),
+    Send(PointSubmission),
+    Recv(PointSubmission),
 }
 
 /// How the ranks of a group reach each other.
@@ -130,28 +140,9 @@ impl Core {
 
     /// Takes over what another thread asked for.
     pub(crate) fn apply(&mut self, call: Call) {
-        // An operation that has ended has given its index back: the next one would take its cell.
-        self.answer();
         match call {
             Call::AddGroup(spec, joined) => joined.put(self.add_group(spec)),
-            Call::Collective(group, mut submission, cell) => {
-                if self.shared == Some(group) && submission.runs_on_board() {
-                    submission.loan = self.loan(
-                        submission.input.piece().unwrap_or(&[]),
-                        submission.data.piece().unwrap_or(&[]),
-                    );
-                }
-                let taken = self.engine.submit(group, *submission);
-                self.register(taken, cell);
-            }
-            Call::Send(group, submission, cell) => {
-                let taken = self.engine.submit_send(group, *submission);
-                self.register(taken, cell);
-            }
-            Call::Recv(group, submission, cell) => {
-                let taken = self.engine.submit_recv(group, *submission);
-                self.register(taken, cell);
-            }
+            Call::Begin(group, begin, cell) => self.begin(group, *begin, cell),
             Call::Abort(group, cause, why) => self.engine.abort(group, cause, &why),
             Call::Control(peer, header, message) => {
                 self.engine.handle_control(peer, &header, &message);
@@ -172,6 +163,26 @@ impl Core {
             Call::Silent(peer, why) => self.engine.handle_silence(peer, &why),
             Call::Ping { stamp_us } => self.engine.ping_all(stamp_us),
         }
+    }
+
+    /// Begins an operation, whose outcome goes to `cell`.
+    pub(crate) fn begin(&mut self, group: GroupKey, begin: Begin, cell: Arc<Cell>) {
+        // An operation that has ended has given its index back: the next one would take its cell.
+        self.answer();
+        let taken = match begin {
+            Begin::Collective(mut submission) => {
+                if self.shared == Some(group) && submission.runs_on_board() {
+                    submission.loan = self.loan(
+                        submission.input.piece().unwrap_or(&[]),
+                        submission.data.piece().unwrap_or(&[]),
+                    );
+                }
+                self.engine.submit(group, submission)
+            }
+            Begin::Send(submission) => self.engine.submit_send(group, submission),
+            Begin::Recv(submission) => self.engine.submit_recv(group, submission),
+        };
+        self.register(taken, cell);
     }
 
     /// The first group of all ranks gets the board.
@@ -340,11 +351,11 @@ mod tests {
 
     use super::*;
 
-    fn broadcast(bytes: Vec<u8>) -> Box<Submission> {
+    fn broadcast(bytes: Vec<u8>) -> Begin {
         let shape = Shape::Broadcast { len: bytes.len() as u64, root: Rank(0) };
         let plan = Plan::build(&shape, Algorithm::Direct, 1, Rank(0)).unwrap();
         let descriptor = Descriptor::default();
-        Box::new(Submission {
+        Begin::Collective(Submission {
             channel: 0,
             plan: Arc::new(Prepared::new(plan)),
             kernel: None,
@@ -368,7 +379,7 @@ mod tests {
         let group = core.engine.add_group(spec).unwrap();
         let cells: Vec<Arc<Cell>> = (0..3).map(|_| Arc::default()).collect();
         for (mark, cell) in cells.iter().enumerate() {
-            core.apply(Call::Collective(group, broadcast(vec![mark as u8]), cell.clone()));
+            core.begin(group, broadcast(vec![mark as u8]), cell.clone());
         }
         assert_eq!(core.deliver(), 3);
         for (mark, cell) in cells.iter().enumerate() {
@@ -387,8 +398,8 @@ mod tests {
         let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
         let group = core.engine.add_group(spec).unwrap();
         let kept = Arc::<Cell>::default();
-        core.apply(Call::Collective(group, broadcast(vec![1]), kept.clone()));
-        core.apply(Call::Collective(group, broadcast(vec![2]), Arc::default()));
+        core.begin(group, broadcast(vec![1]), kept.clone());
+        core.begin(group, broadcast(vec![2]), Arc::default());
         assert_eq!(core.deliver(), 2);
         let mut foreign = Foreign::default();
         core.take_foreign(&mut foreign);

@@ -130,7 +130,7 @@ impl Shared {
             return Some(Ended::Done);
         }
         let deadline = begun.checked_add(caller.options.timeout);
-        let cell = Arc::new(Cell::default());
+        let cell = self.cells.take();
         let key = core.enlist(group, call, &run.ticket, begun, deadline, cell.clone());
         self.drive(core, &cell, None, &mut |core: &mut Core| {
             let step = run.poll(core);

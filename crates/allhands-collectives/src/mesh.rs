@@ -11,8 +11,8 @@ use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
 use allhands_transport::{Control, ControlEvent, Knock, Links, Wake};
 use allhands_wire::{ControlFrame, Message, Peer};
 
-use crate::cell::{Cell, Joined};
-use crate::core::{Call, Core, Foreign, Medium};
+use crate::cell::{Cell, Cells, Joined};
+use crate::core::{Begin, Call, Core, Foreign, Medium};
 use crate::primitive::{Mutex, lock};
 use crate::seat::{Seat, Turn};
 use crate::shelf::{Board, Shelf};
@@ -83,6 +83,7 @@ pub(crate) struct Shared {
     /// There is something in `control_out`.
     control_waits: AtomicBool,
     foreign: Mutex<Foreign>,
+    pub(crate) cells: Cells,
     links_waker: Arc<dyn Wake>,
     control_waker: Arc<dyn Wake>,
     /// Where peers say that they wait for this rank to read.
@@ -162,6 +163,7 @@ impl Mesh {
             control_out: Mutex::new(VecDeque::new()),
             control_waits: AtomicBool::new(false),
             foreign: Mutex::default(),
+            cells: Cells::default(),
             asleep: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -332,15 +334,15 @@ impl Shared {
         }
     }
 
-    /// Posts `call` and drives until its cell is done.
-    pub(crate) fn run(&self, call: Call, cell: &Cell) {
+    /// Begins an operation and drives until its cell is done.
+    pub(crate) fn run(&self, group: GroupKey, begin: Begin, cell: &Arc<Cell>) {
         if self.seat.try_take() {
             let mut core = self.sit();
             self.drain(&mut core);
-            core.apply(call);
+            core.begin(group, begin, cell.clone());
             self.drive(&mut core, cell, None, &mut |_| false);
         } else {
-            self.enqueue(call);
+            self.enqueue(Call::Begin(group, Box::new(begin), cell.clone()));
             self.wait(cell, None);
         }
     }

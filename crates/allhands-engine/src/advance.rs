@@ -68,7 +68,7 @@ impl Engine {
                 self.open(op, lane, parts.len());
                 if reduces && parts.len() > 1 {
                     let each = parts[0].span.len as usize * size;
-                    op.lanes[lane].assembly = self.take_bytes(each * parts.len());
+                    op.lanes[lane].assembly = self.spare.take_scratch(each * parts.len());
                 }
                 op.lanes[lane].reduced = 0;
                 for (at, part) in parts.iter().enumerate() {
@@ -148,6 +148,7 @@ impl Engine {
             Content::Bytes(bytes) if bytes.is_empty() && parked.len > 0 => {}
             Content::Bytes(bytes) => {
                 self.land(op, at, &bytes);
+                self.spare.keep_held(bytes);
             }
             Content::Loan(loan) => {
                 let peer = self.group_ref(op.group).peer_of(source);
@@ -257,7 +258,7 @@ impl Engine {
             state.active = false;
             state.at += 1;
             let assembly = std::mem::take(&mut state.assembly);
-            self.keep_bytes(assembly);
+            self.spare.keep_scratch(assembly);
             if !matches!(op.body, Body::Collective(_)) {
                 op.lanes_done = 1;
             }

@@ -15,9 +15,10 @@ use crate::failure::{ControlOut, Health, PendingMismatch};
 use crate::flat::FlatState;
 use crate::footprint::Footprint;
 use crate::inbound::{Early, Inbound};
-use crate::op::{Body, LaneState, Marks, OpKey, OpState, PartAt, PointSubmission, Submission};
+use crate::op::{Body, Marks, OpKey, OpState, PartAt, PointSubmission, Submission};
 use crate::outbound::{Outbound, POINT_CHANNEL};
 use crate::point::PointState;
+use crate::spare::Spare;
 
 /// Marks a part whose bytes have all moved.
 pub(crate) const DONE: usize = usize::MAX;
@@ -217,11 +218,8 @@ pub struct Engine {
     /// The latest time that the driver told.
     pub(crate) now: Instant,
     pub(crate) next_deadline: Option<Instant>,
-    scratch: Vec<Vec<u8>>,
+    pub(crate) spare: Spare,
 }
-
-/// Scratch buffers kept for the next operation.
-const SCRATCH_KEPT: usize = 4;
 
 #[derive(Debug)]
 struct Slot {
@@ -260,7 +258,7 @@ impl Engine {
             pulls: VecDeque::new(),
             now,
             next_deadline: None,
-            scratch: Vec::new(),
+            spare: Spare::default(),
         }
     }
 
@@ -427,9 +425,8 @@ impl Engine {
         let scratch_len = plan.scratch_len() as usize * call.element_size;
         let flat = self.is_flat(group.0, call.channel, &call.plan);
         let (lanes, scratch_len) = if flat { (1, 0) } else { (plan.lanes().len(), scratch_len) };
-        let lanes = (0..lanes).map(|_| LaneState::default()).collect();
         let scratch = self.take_scratch(scratch_len);
-        let mut op = Box::new(OpState {
+        let fresh = OpState {
             key,
             group: group.0,
             channel: call.channel,
@@ -446,7 +443,7 @@ impl Engine {
             fingerprint: call.fingerprint,
             buffers: Buffers { input: call.input, data: call.data, scratch },
             loan: call.loan,
-            lanes,
+            lanes: SmallVec::new(),
             lanes_done: 0,
             parked: SmallVec::new(),
             begun: Marks::default(),
@@ -454,7 +451,8 @@ impl Engine {
             deadline: call.deadline,
             submitted: call.submitted,
             probed: false,
-        });
+        };
+        let mut op = self.spare.op(fresh, lanes);
         if let Some(kernel) = op.kernel
             && matches!(kernel.op(), ReduceOp::PremulSum(_))
         {
@@ -592,9 +590,9 @@ impl Engine {
     }
 
     /// Ends `op`: its memory is free, its number becomes history.
-    pub(crate) fn end(&mut self, op: Box<OpState>, result: Result<(), Box<Failure>>) {
-        let OpState { key, group, channel, seq, body, fingerprint, descriptor, buffers, .. } = *op;
-        self.forget_point(group, &body, key);
+    pub(crate) fn end(&mut self, mut op: Box<OpState>, result: Result<(), Box<Failure>>) {
+        let OpState { key, group, channel, seq, fingerprint, .. } = *op;
+        self.forget_point(group, &op.body, key);
         let slot = &mut self.ops[key.index()];
         slot.op = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -610,12 +608,13 @@ impl Engine {
                 channel.window.pop_front();
                 channel.first += 1;
             }
-            channel.remember(seq, fingerprint, &descriptor, 0);
+            channel.remember(seq, fingerprint, &op.descriptor, 0);
         }
-        let Buffers { input, data, scratch } = buffers;
+        let Buffers { input, data, scratch } = std::mem::take(&mut op.buffers);
+        self.spare.keep_op(op);
         for piece in scratch.into_pieces() {
             if let Storage::Bytes(bytes) = piece {
-                self.keep_bytes(bytes);
+                self.spare.keep_scratch(bytes);
             }
         }
         self.finished.push_back(Finished { key, seq, result, input, data });
@@ -623,22 +622,9 @@ impl Engine {
 
     /// Scratch memory of exactly `len` bytes.
     fn take_scratch(&mut self, len: usize) -> Space {
-        if len == 0 { Space::empty() } else { Space::single(Storage::Bytes(self.take_bytes(len))) }
-    }
-
-    /// `len` bytes; their content is whatever the last user left, since nobody reads scratch that was not
-    /// written.
-    pub(crate) fn take_bytes(&mut self, len: usize) -> Vec<u8> {
-        let best = (0..self.scratch.len()).max_by_key(|&at| self.scratch[at].capacity().min(len));
-        let mut bytes = best.map(|at| self.scratch.swap_remove(at)).unwrap_or_default();
-        bytes.resize(len, 0);
-        bytes
-    }
-
-    /// Keeps memory for the next operation.
-    pub(crate) fn keep_bytes(&mut self, bytes: Vec<u8>) {
-        if self.scratch.len() < SCRATCH_KEPT && bytes.capacity() > 0 {
-            self.scratch.push(bytes);
+        match len {
+            0 => Space::empty(),
+            _ => Space::single(Storage::Bytes(self.spare.take_scratch(len))),
         }
     }
 
@@ -651,10 +637,10 @@ impl Engine {
             (self.finished.len(), self.finished.capacity()),
             (self.controls.len(), self.controls.capacity()),
             (self.pulls.len(), self.pulls.capacity()),
-            (self.scratch.len(), self.scratch.capacity()),
+            self.spare.entries(),
         ];
         Footprint {
-            scratch: self.scratch.iter().map(Vec::capacity).sum(),
+            scratch: self.spare.scratch_bytes(),
             entries: lists.iter().map(|(entries, _)| entries).sum(),
             room: lists.iter().map(|(_, room)| room).sum(),
             ..Footprint::default()
@@ -704,7 +690,7 @@ impl Engine {
         let span = Span { buffer: Buffer::Data, offset: 0, len: call.buffer.len() as u64 };
         let part = Part { peer: call.peer, slot: 0, span };
         self.note_deadline(call.deadline);
-        Ok(Box::new(OpState {
+        let fresh = OpState {
             key,
             group: group.0,
             channel: POINT_CHANNEL,
@@ -720,12 +706,7 @@ impl Engine {
             fingerprint: call.fingerprint,
             buffers: Buffers { input: Space::empty(), data: call.buffer, scratch: Space::empty() },
             loan: None,
-            lanes: SmallVec::from_iter([LaneState {
-                active: true,
-                open: 1,
-                moved: SmallVec::from_slice(&[0]),
-                ..LaneState::default()
-            }]),
+            lanes: SmallVec::new(),
             lanes_done: 0,
             parked: SmallVec::new(),
             begun: Marks::default(),
@@ -733,7 +714,12 @@ impl Engine {
             deadline: call.deadline,
             submitted: call.submitted,
             probed: false,
-        }))
+        };
+        let mut op = self.spare.op(fresh, 1);
+        let lane = &mut op.lanes[0];
+        (lane.active, lane.open) = (true, 1);
+        lane.moved.push(0);
+        Ok(op)
     }
 }
 

@@ -326,13 +326,14 @@ impl Engine {
             self.violation(peer, &Violation::OutOfOrder { offset, expected });
             return false;
         }
+        let held = if begun || active.is_some() { Vec::new() } else { self.spare.take_held() };
         if let Some(op) = self.op_mut(key)
             && !begun
         {
             op.begun.insert(number);
             if active.is_none() {
                 let len = header.xfer_len as usize;
-                let content = Content::Bytes(Vec::new());
+                let content = Content::Bytes(held);
                 op.parked.push(Parked { source: rank, slot: header.slot, len, content });
             }
         }
@@ -352,11 +353,15 @@ impl Engine {
             self.violation(peer, &Violation::OverWindow { limit: self.config.eager_window });
             return false;
         }
-        let Some(channel) = self.group_mut(group).channel(header.channel) else { return false };
+        let Self { groups, spare, .. } = self;
+        let owner = groups[group as usize].as_mut();
+        let Some(channel) = owner.and_then(|owner| owner.channel(header.channel)) else {
+            return false;
+        };
         let at = match channel.early.binary_search_by_key(&header.seq, |early| early.seq) {
             Ok(at) => at,
             Err(at) => {
-                channel.early.insert(at, Early { seq: header.seq, messages: Vec::new() });
+                channel.early.insert(at, Early { seq: header.seq, messages: spare.take_list() });
                 at
             }
         };
@@ -383,7 +388,7 @@ impl Engine {
                 slot: header.slot,
                 fingerprint: header.fingerprint,
                 len: header.xfer_len as usize,
-                content: Content::Bytes(Vec::new()),
+                content: Content::Bytes(spare.take_held()),
                 cost,
             }),
         }
@@ -508,7 +513,8 @@ impl Engine {
     /// Takes over the messages that came before `op` was submitted.
     pub(crate) fn adopt_early(&mut self, op: &mut OpState, early: Early) {
         let group = op.group;
-        for message in early.messages {
+        let mut messages = early.messages;
+        for message in messages.drain(..) {
             let peer = self.group_ref(group).peer_of(message.source);
             let pool = &mut self.peers[peer.index()].pool;
             *pool = pool.saturating_sub(message.cost);
@@ -541,6 +547,7 @@ impl Engine {
                 content: message.content,
             });
         }
+        self.spare.keep_list(messages);
     }
 
     fn loan_arrived(&mut self, peer: Peer, header: &Header, loan: Loan) {

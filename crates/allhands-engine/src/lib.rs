@@ -32,6 +32,7 @@ mod inbound;
 mod op;
 mod outbound;
 mod point;
+mod spare;
 mod time;
 
 pub use buffers::{REDUCE_BLOCK, Space, Storage};

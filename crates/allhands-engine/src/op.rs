@@ -204,6 +204,15 @@ pub(crate) struct LaneState {
     pub(crate) carried: u8,
 }
 
+impl LaneState {
+    /// Makes it that of a lane that has not begun.
+    pub(crate) fn clear(&mut self) {
+        let mut moved = std::mem::take(&mut self.moved);
+        moved.clear();
+        *self = Self { moved, ..Self::default() };
+    }
+}
+
 /// Marks of messages, by their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Marks(SmallVec<[u64; 2]>);
@@ -218,6 +227,10 @@ impl Marks {
             self.0.resize(at / 64 + 1, 0);
         }
         self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -258,6 +271,8 @@ pub(crate) enum Body {
     },
     Send(Part),
     Recv(Part),
+    /// Nothing any more: the state is kept for another operation.
+    Ended,
 }
 
 #[derive(Debug)]
@@ -301,7 +316,7 @@ impl OpState {
                 let plan = &prepared.plan;
                 plan.steps(&plan.lanes()[lane]).get(self.lanes[lane].at as usize)
             }
-            Body::Send(..) | Body::Recv(..) | Body::Flat { .. } => None,
+            Body::Send(..) | Body::Recv(..) | Body::Flat { .. } | Body::Ended => None,
         }
     }
 
@@ -309,7 +324,7 @@ impl OpState {
     pub(crate) fn parts(&self, lane: usize) -> &[Part] {
         match &self.body {
             Body::Send(part) | Body::Recv(part) => std::slice::from_ref(part),
-            Body::Flat { .. } => &[],
+            Body::Flat { .. } | Body::Ended => &[],
             Body::Collective(prepared) => match self.step(lane).map(|step| &step.op) {
                 Some(
                     Code::Send { parts } | Code::Recv { parts } | Code::RecvReduce { parts, .. },
@@ -331,7 +346,7 @@ impl OpState {
     fn receives(&self, lane: usize) -> bool {
         match &self.body {
             Body::Recv(..) => true,
-            Body::Send(..) | Body::Flat { .. } => false,
+            Body::Send(..) | Body::Flat { .. } | Body::Ended => false,
             Body::Collective(_) => matches!(
                 self.step(lane).map(|step| &step.op),
                 Some(Code::Recv { .. } | Code::RecvReduce { .. })

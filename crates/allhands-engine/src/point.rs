@@ -208,6 +208,7 @@ impl Engine {
             if whole || !message.bytes.is_empty() {
                 self.land(&mut op, WHOLE, &message.bytes);
             }
+            self.spare.keep_held(message.bytes);
         }
         self.settle_op(op);
         Ok(key)
@@ -347,6 +348,8 @@ impl Engine {
             return Ok(agrees);
         }
         let most = POINT_ANNOUNCED_MAX + limit / FRAME_OVERHEAD;
+        let bytes = self.spare.take_held();
+        let point = &mut self.group_mut(group).point[rank.index()];
         if point.unexpected.len() >= most {
             return Err(Violation::OverWindow { limit });
         }
@@ -355,7 +358,7 @@ impl Engine {
             tag: header.slot,
             fingerprint: header.fingerprint,
             len: header.xfer_len as usize,
-            bytes: Vec::new(),
+            bytes,
             state: if announces { Begun::Announced } else { Begun::Sent },
             cost,
         });

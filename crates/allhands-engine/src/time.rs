@@ -181,7 +181,7 @@ impl Engine {
                 let _ = match op.body {
                     Body::Send(..) => write!(text, "{rank} has not asked for the message; "),
                     Body::Recv(..) => write!(text, "{rank} has not sent the message; "),
-                    Body::Collective(_) | Body::Flat { .. } => {
+                    Body::Collective(_) | Body::Flat { .. } | Body::Ended => {
                         write!(text, "{rank} has called the operation, but its data is missing; ")
                     }
                 };

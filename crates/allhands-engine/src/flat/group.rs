@@ -167,7 +167,7 @@ impl Engine {
             channel.first = ticket.seq;
             channel.window.push_back(Some(key.index));
         }
-        let op = Box::new(OpState {
+        let fresh = OpState {
             key,
             group: group.0,
             channel: BOARD_CHANNEL,
@@ -180,7 +180,7 @@ impl Engine {
             fingerprint: call.fingerprint,
             buffers: Buffers::default(),
             loan: None,
-            lanes: SmallVec::from_iter([Default::default()]),
+            lanes: SmallVec::new(),
             lanes_done: 0,
             parked: SmallVec::new(),
             begun: Default::default(),
@@ -188,7 +188,8 @@ impl Engine {
             deadline,
             submitted,
             probed: false,
-        });
+        };
+        let op = self.spare.op(fresh, 1);
         self.note_deadline(op.deadline);
         self.note_deadline(Some(op.probe_at(self.config.probe_after)));
         self.put_op(op);
