@@ -407,7 +407,10 @@ impl Shared {
     fn finish_step(&self, core: &mut Core) {
         let delivered = core.deliver();
         let unattended = core.engine.pending() + usize::from(core.engine.is_restless());
-        self.pending.store(unattended, Ordering::SeqCst);
+        // Only who drives writes it; a store that changes nothing would cost a full barrier in each idle pass.
+        if self.pending.load(Ordering::Relaxed) != unattended {
+            self.pending.store(unattended, Ordering::SeqCst);
+        }
         if delivered > 0 {
             self.seat.announce();
         }
