@@ -289,9 +289,9 @@ pub(crate) struct OpState {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) buffers: Buffers,
     pub(crate) loan: Option<LoanBase>,
-    pub(crate) lanes: SmallVec<[LaneState; 4]>,
+    pub(crate) lanes: Vec<LaneState>,
     pub(crate) lanes_done: usize,
-    pub(crate) parked: SmallVec<[Parked; 2]>,
+    pub(crate) parked: Vec<Parked>,
     /// Messages of which something has come, by their numbers in the plan.
     pub(crate) begun: Marks,
     /// Receives whose bytes this rank reads in the sender's memory.
