@@ -216,6 +216,8 @@ impl Table {
         Self::of(&[
             (C::AllReduce, Worlds::UpTo(2), 16 * KIB, A::Direct),
             (C::AllReduce, Worlds::UpTo(2), ALWAYS, A::TwoShot),
+            (C::AllReduce, Worlds::PowersUpTo(4), 32 * KIB, A::RecursiveDoubling),
+            (C::AllReduce, Worlds::PowersUpTo(4), ALWAYS, A::HalvingDoubling),
             (C::AllReduce, Worlds::POWERS, 16 * KIB, A::RecursiveDoubling),
             (C::AllReduce, Worlds::PowersUpTo(8), 4 * MIB, A::TwoShot),
             (C::AllReduce, Worlds::POWERS, ALWAYS, A::HalvingDoubling),
