@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long = "op", value_delimiter = ',')]
     operations: Vec<Operation>,
     /// How ranks reach each other: auto (shared memory) or tcp.
-    #[arg(long, default_value = "tcp", value_parser = ["auto", "tcp"])]
+    #[arg(long, default_value = "auto", value_parser = ["auto", "tcp"])]
     transport: String,
     /// How often each algorithm is measured.
     #[arg(long, default_value_t = 5)]

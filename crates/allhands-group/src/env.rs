@@ -13,7 +13,7 @@ use allhands_wire::{JobKey, KeyError};
 
 use crate::config::{Hierarchy, Transport};
 
-/// The variables that a launcher must set: torchrun's, which our own launcher sets too.
+/// The variables that a launcher must set: those of torchrun.
 pub const REQUIRED: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
 
 /// The job key as 64 hexadecimal digits.

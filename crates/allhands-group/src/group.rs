@@ -65,7 +65,7 @@ pub(crate) struct Inner {
 
 impl ProcessGroup {
     /// Joins the group that the launcher's environment variables describe: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and
-    /// `MASTER_PORT`, as `torchrun` and our own launcher set them.
+    /// `MASTER_PORT`, as `torchrun` sets them.
     ///
     /// The other variables that matter are listed in [`env`](crate::env).
     ///

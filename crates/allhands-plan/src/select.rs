@@ -19,7 +19,8 @@ use crate::shape::{Counts, Own, Shape};
 /// What the results of a reduction must have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Determinism {
-    /// The same bits on all ranks and in every run of the same configuration.
+    /// The same bits on all ranks and in every run of the same configuration: versions, tables, and the placement of ranks on
+    /// hosts, memory that they share included.
     #[default]
     Fixed,
     /// Also the same bits whatever the algorithm: only plans in canonical order.

@@ -26,7 +26,7 @@ use crate::protocol::{arm, disarm, sleeps};
 use crate::segment::{OwnSegment, PeerSegment};
 
 impl Barrier {
-    /// Registers this process, if the system has what it takes. `ALLHANDS`-wide there is one registration a process;
+    /// Registers this process, if the system has what it takes. There is one registration a process;
     /// repeating it changes nothing.
     #[must_use]
     pub fn register() -> Self {

@@ -24,7 +24,7 @@ const MAX_RANKS: u32 = 64;
 
 /// `cargo xtask bench-cluster`.
 ///
-/// Without options: four real processes over TCP, every collective on ResNet-50's and BERT-base's
+/// Without options: four real processes, every collective on ResNet-50's and BERT-base's
 /// gradient lists and on sizes from 4 B to 64 MiB, every result verified.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

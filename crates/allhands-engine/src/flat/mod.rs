@@ -17,8 +17,9 @@
 //! # Why it does not deadlock
 //! A plan is proved without buffering. The compiled order moves publications as early as the plan's waits allow and
 //! keeps the order of everything else, a publication waits only for room, and a tile publishes less than a ring
-//! holds. Where all ranks lend, a rank fetches results some tiles later than it could; it stays within the ring. Writing to a lent span waits for its readers; where a reader could be waiting for this very rank (both
-//! combine in place), the publication is always a copy.
+//! holds. Where all ranks lend, a rank fetches results some tiles later than it could; it stays within the ring. Writing
+//! to a lent span waits for its readers; where a reader could be waiting for this very rank (both combine in place), the
+//! publication is always a copy.
 
 mod compile;
 mod group;
