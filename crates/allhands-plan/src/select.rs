@@ -231,6 +231,7 @@ impl Table {
             (C::Broadcast, Worlds::UpTo(16), ALWAYS, A::Chain),
             (C::Broadcast, Worlds::ANY, ALWAYS, A::ScatterAllGather),
             (C::Reduce, Worlds::UpTo(2), ALWAYS, A::Direct),
+            (C::Reduce, Worlds::UpTo(3), 64 * KIB, A::Direct),
             (C::Reduce, Worlds::UpTo(4), 4 * KIB, A::Direct),
             (C::Reduce, Worlds::ANY, 64 * KIB, A::Binomial),
             (C::Reduce, Worlds::UpTo(16), 2 * MIB, A::Chain),
