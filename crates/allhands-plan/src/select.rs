@@ -209,7 +209,7 @@ impl Table {
     }
 
     /// For ranks on one host over TCP: every byte and every message costs processor time. Where ranks share cores,
-    /// which four do on most machines that this is measured on, the fewest messages win; else the fewest dependent steps.
+    /// which four did on the machine of two cores that this was measured on, the fewest messages win; else the fewest dependent steps.
     #[must_use]
     pub fn tcp_loopback() -> Self {
         use Algorithm as A;
