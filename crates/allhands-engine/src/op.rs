@@ -381,6 +381,10 @@ impl OpState {
 
     /// Whether something of a message is on its way here or from here, and not all of it is there.
     pub(crate) fn needs(&self, rank: Rank) -> bool {
+        if let Body::Flat { .. } = self.body {
+            // What the peer published before it left is on its board: the next look there tells.
+            return false;
+        }
         let Body::Collective(prepared) = &self.body else {
             return self.awaited().contains(&rank) || self.undelivered().contains(&rank);
         };
