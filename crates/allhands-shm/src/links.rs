@@ -57,6 +57,8 @@ pub struct HostLinks {
     below: Box<dyn Links>,
     rings: Rings,
     knocker: Arc<Knocker>,
+    /// Peers wake this rank: it is asleep, or about to be.
+    armed: bool,
 }
 
 struct Rings {
@@ -124,7 +126,12 @@ impl HostLinks {
         };
         let links = hosts.into_iter().map(|host| host.map(link)).collect();
         let staging = vec![0; STAGING_BYTES].into_boxed_slice();
-        Self { below, rings: Rings { links, bells, staging }, knocker: Arc::new(knocker) }
+        Self {
+            below,
+            rings: Rings { links, bells, staging },
+            knocker: Arc::new(knocker),
+            armed: false,
+        }
     }
 }
 
@@ -148,9 +155,9 @@ impl Rings {
             }
             let room = match link.writer.room() {
                 Ok(room) => room,
-                Err(error) => {
+                Err(RingError { .. }) => {
                     drop(slices);
-                    return self.lied(peer, error, port);
+                    return self.close(peer, Closed::Garbled, port);
                 }
             };
             if room == 0 {
@@ -192,8 +199,9 @@ impl Rings {
             let available = match link.reader.available() {
                 Ok(0) => break,
                 Ok(available) => available,
-                Err(error) => {
-                    self.lied(peer, error, port);
+                Err(RingError { .. }) => {
+                    // A ring whose counts make no sense cannot be followed.
+                    self.close(peer, Closed::Garbled, port);
                     return total;
                 }
             };
@@ -216,11 +224,6 @@ impl Rings {
             self.bells.ring(peer.index());
         }
         total
-    }
-
-    /// A ring whose counts make no sense cannot be followed.
-    fn lied(&mut self, peer: Peer, _error: RingError, port: &mut dyn Port) {
-        self.close(peer, Closed::Garbled, port);
     }
 
     /// The peer has come to its end; what it wrote before still counts.
@@ -317,15 +320,17 @@ impl Links for HostLinks {
 
     fn poll(&mut self, timeout: Option<Duration>, port: &mut dyn Port) -> usize {
         let sleeps = timeout != Some(Duration::ZERO);
-        if sleeps {
-            self.rings.bells.arm();
+        // Who armed before looked at something else, and need not pay for the fence again.
+        if sleeps && !self.armed {
+            self.arm();
         }
         let mut served = self.rings.sweep(port);
         let timeout = if served > 0 { Some(Duration::ZERO) } else { timeout };
         let Self { below, rings, .. } = self;
         served += below.poll(timeout, &mut Below { port, rings });
-        // The caller may have armed, and found something before it slept.
+        // Also where the caller armed, and found something before it slept.
         self.rings.bells.disarm();
+        self.armed = false;
         if sleeps {
             self.rings.bury(port);
             served += self.rings.sweep(port);
@@ -334,6 +339,7 @@ impl Links for HostLinks {
     }
 
     fn arm(&mut self) {
+        self.armed = true;
         self.rings.bells.arm();
     }
 
