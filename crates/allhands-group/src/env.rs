@@ -336,26 +336,28 @@ fn key(variables: &impl Variables) -> Result<Option<JobKey>, EnvError> {
     key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY_FILE, source })
 }
 
-fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> {
-    match variables.value(TRANSPORT) {
-        None => Ok(None),
-        Some(value) => match value.trim() {
-            "auto" => Ok(Some(Transport::Auto)),
-            "tcp" => Ok(Some(Transport::Tcp)),
-            _ => Err(EnvError::Value { variable: TRANSPORT, value, expected: "auto or tcp" }),
-        },
+/// The choice that a variable names, among those that there are.
+fn choice<T: Copy>(
+    variables: &impl Variables,
+    variable: &'static str,
+    choices: &[(&str, T)],
+    expected: &'static str,
+) -> Result<Option<T>, EnvError> {
+    let Some(value) = variables.value(variable) else { return Ok(None) };
+    match choices.iter().find(|(name, _)| *name == value.trim()) {
+        Some(&(_, chosen)) => Ok(Some(chosen)),
+        None => Err(EnvError::Value { variable, value, expected }),
     }
 }
 
+fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> {
+    let choices = [Transport::Auto, Transport::Tcp].map(|transport| (transport.name(), transport));
+    choice(variables, TRANSPORT, &choices, "auto or tcp")
+}
+
 fn hierarchy(variables: &impl Variables) -> Result<Option<Hierarchy>, EnvError> {
-    match variables.value(HIERARCHY) {
-        None => Ok(None),
-        Some(value) => match value.trim() {
-            "auto" => Ok(Some(Hierarchy::Auto)),
-            "off" => Ok(Some(Hierarchy::Off)),
-            _ => Err(EnvError::Value { variable: HIERARCHY, value, expected: "auto or off" }),
-        },
-    }
+    let choices = [("auto", Hierarchy::Auto), ("off", Hierarchy::Off)];
+    choice(variables, HIERARCHY, &choices, "auto or off")
 }
 
 fn table(variables: &impl Variables) -> Result<Option<Table>, EnvError> {
