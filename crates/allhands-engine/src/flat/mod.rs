@@ -34,7 +34,7 @@ use allhands_wire::Fingerprint;
 pub use compile::{COPIES, FlatPlan, TILE_BYTES};
 pub(crate) use group::FlatState;
 pub use group::{BOARD_CHANNEL, Ticket};
-pub use run::{FlatCall, FlatRun, FlatStep, Ledger, Memory};
+pub use run::{FlatCall, FlatStep, Memory};
 
 /// What a publication says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

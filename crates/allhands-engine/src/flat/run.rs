@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::compile::{Await, Entries, FlatPlan, Instruction, Lending, Mine, Program, Remote, Run};
 use super::{Board, Lent, Note};
-use crate::buffers::{Buffers, Space};
+use crate::buffers::Buffers;
 use crate::op::{LoanBase, Prepared};
 
 /// The two buffers of an operation in shared memory; there is no scratch.
@@ -43,34 +43,22 @@ impl Memory for Buffers {
     }
 
     fn both(&mut self, input: usize, data: usize, max: usize) -> (&[u8], &mut [u8]) {
-        pair(&self.input, &mut self.data, input, data, max)
+        let source = self.input.run(input, max);
+        let target = self.data.run_mut(data, source.len());
+        (&source[..target.len()], target)
     }
-}
-
-/// A run of each, of one length.
-fn pair<'a>(
-    input: &'a Space,
-    data: &'a mut Space,
-    from: usize,
-    to: usize,
-    max: usize,
-) -> (&'a [u8], &'a mut [u8]) {
-    let source = input.run(from, max);
-    let target = data.run_mut(to, source.len());
-    let len = target.len();
-    (&source[..len], target)
 }
 
 /// How far each member's publications were used up when the current operation began.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     base: Vec<u64>,
 }
 
 impl Ledger {
     /// For a board of `world` members on which nothing was published.
     #[must_use]
-    pub fn new(world: u32) -> Self {
+    pub(crate) fn new(world: u32) -> Self {
         Self { base: vec![0; world as usize] }
     }
 
@@ -90,7 +78,7 @@ impl Ledger {
 
     /// The first publication of `rank` that no operation of this rank has used.
     #[must_use]
-    pub fn next(&self, rank: Rank) -> u64 {
+    pub(crate) fn next(&self, rank: Rank) -> u64 {
         self.base[rank.index()]
     }
 }
@@ -174,7 +162,7 @@ enum Half {
 
 /// How far an operation has come.
 #[derive(Debug, Default)]
-pub struct FlatRun {
+pub(crate) struct FlatRun {
     /// Tiles whose front halves have been done, and whose back halves.
     front: u64,
     back: u64,
