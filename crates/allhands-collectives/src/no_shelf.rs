@@ -15,9 +15,7 @@ impl Shelf {
     pub(crate) fn place(&self, _: &[u8]) -> Option<u64> {
         match self.0 {}
     }
-}
 
-impl Shelf {
     pub(crate) fn withdraw(&mut self) {
         match self.0 {}
     }

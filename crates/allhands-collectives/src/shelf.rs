@@ -17,9 +17,7 @@ impl Shelf {
     pub(crate) fn place(&self, bytes: &[u8]) -> Option<u64> {
         self.0.arena()?.place(bytes)
     }
-}
 
-impl Shelf {
     /// Says that what this rank has lent is its own again.
     pub(crate) fn withdraw(&mut self) {
         self.0.withdraw();

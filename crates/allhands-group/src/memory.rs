@@ -1,6 +1,7 @@
 //! Ranks of one host agree to share memory, once their mesh stands.
 //!
-//! Nothing here can fail a group: what does not work out is told once in the log, and goes over the network.
+//! What does not work out between two ranks is told in the log, and goes over the network. What fails a group is a store
+//! that fails, ranks that do not come, and a system that lets nobody wait for an event.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Once};

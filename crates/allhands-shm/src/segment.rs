@@ -1,8 +1,8 @@
 //! Memory of one rank that others map read-only.
 //!
 //! A segment is an anonymous file (`memfd`): it has no name in any file system, and goes when the last process that
-//! maps it goes. Its owner allocates all of it at once, so that a host without memory says so now and not by a signal
-//! later, maps it writable, and seals it: against growing, shrinking, further seals, and further writable mappings. So
+//! maps it goes. Its owner maps it writable, allocates memory before it is used, so that a host without any says so then and not
+//! by a signal later, and seals it: against growing, shrinking, further seals, and further writable mappings. So
 //! every byte has one writer, and no reader can be made to fault by a file that shrinks.
 
 use std::io;
