@@ -17,6 +17,7 @@ mod operation;
 mod pending;
 mod planner;
 mod primitive;
+mod processors;
 mod recipe;
 mod seat;
 mod selection;
@@ -32,6 +33,7 @@ pub use mesh::{Mesh, MeshConfig};
 pub use operation::{CallFacts, Operation};
 pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
+pub use processors::{Cores, PROCESSORS_MAX, Processors};
 pub use selection::Selection;
 pub use shelf::Board;
 

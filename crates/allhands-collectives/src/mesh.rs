@@ -14,6 +14,7 @@ use allhands_wire::{ControlFrame, Message, Peer};
 use crate::cell::{Cell, Cells, Joined};
 use crate::core::{Begin, Call, Core, Foreign, Medium};
 use crate::primitive::{Mutex, lock};
+use crate::processors::Cores;
 use crate::seat::{Seat, Turn};
 use crate::shelf::{Board, Shelf};
 
@@ -22,8 +23,8 @@ use crate::shelf::{Board, Shelf};
 pub struct MeshConfig {
     /// Sizes and bounds of the engine.
     pub engine: Config,
-    /// Ranks that share this host's cores, this one included.
-    pub ranks_on_host: u32,
+    /// How the ranks of this host share its processors.
+    pub cores: Cores,
     /// How long a driver polls before it lets other threads run between polls. Only where every rank
     /// of the host has a core.
     pub spin: Duration,
@@ -38,12 +39,12 @@ pub struct MeshConfig {
 }
 
 impl MeshConfig {
-    /// Defaults for `ranks_on_host` ranks sharing this host.
+    /// Defaults for ranks that share the processors of this host in this way.
     #[must_use]
-    pub fn new(ranks_on_host: u32) -> Self {
+    pub fn new(cores: Cores) -> Self {
         Self {
             engine: Config::DEFAULT,
-            ranks_on_host,
+            cores,
             spin: Duration::from_micros(20),
             yielding: Duration::from_millis(2),
             heartbeat: Duration::from_millis(500),
@@ -150,7 +151,6 @@ impl Mesh {
         config: MeshConfig,
     ) -> std::io::Result<Self> {
         let (me, world) = (links.peer(), links.world());
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let engine = Engine::new(me, world, config.engine, Instant::now());
         let shared = Arc::new(Shared {
             seat: Seat::new(),
@@ -169,7 +169,7 @@ impl Mesh {
             closing: AtomicBool::new(false),
             opened: AtomicBool::new(false),
             config,
-            crowded: config.ranks_on_host as usize > cores,
+            crowded: config.cores == Cores::Shared,
         });
         let service = Service { shared: shared.clone(), control, world, me };
         let service = std::thread::Builder::new()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use allhands_collectives::{
-    CallOptions, Communicator, Error, Mesh, MeshConfig, Message, Selection, Spec,
+    CallOptions, Communicator, Cores, Error, Mesh, MeshConfig, Message, Selection, Spec,
 };
 use allhands_engine::GroupSpec;
 use allhands_plan::{Algorithm, Rank, Shape};
@@ -21,7 +21,7 @@ fn on_ranks<R: Send>(world: u32, work: impl Fn(&Communicator) -> R + Sync) -> Ve
             .map(|(links, control)| {
                 let work = &work;
                 scope.spawn(move || {
-                    let config = MeshConfig::new(world);
+                    let config = MeshConfig::new(Cores::Shared);
                     let mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
                     let spec =
                         GroupSpec { id: 7, epoch: 0, members: (0..world).map(Peer).collect() };

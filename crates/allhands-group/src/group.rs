@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allhands_collectives::{Board, CallOptions, Communicator, Mesh, MeshConfig};
+use allhands_collectives::{Board, CallOptions, Communicator, Cores, Mesh, MeshConfig, Processors};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Locality, Rank, WORLD_MAX};
 use allhands_store::{
@@ -129,7 +129,7 @@ impl ProcessGroup {
             limit: config.rendezvous_timeout,
         };
         let key = meeting.key(config.key.as_ref())?;
-        let peers = meeting.exchange(&listener.endpoint(), config.transport)?;
+        let (peers, processors) = meeting.exchange(&listener.endpoint(), config.transport)?;
         let here = peers[rank.index()].host();
         let on_host = peers.iter().filter(|peer| peer.host() == here).count() as u32;
         // All ranks have read the same endpoints, so all know the same placement. It says whose bytes share a
@@ -153,7 +153,11 @@ impl ProcessGroup {
             }
         };
         meeting.clear();
-        Self::over(joined, Box::new(mesh.control), config, Some(store), Some(locality))
+        // Ranks that share memory are on one host, whatever they call it.
+        let beside = |peer: &Endpoint| peer.host() == here || joined.on_host > on_host;
+        let beside = peers.iter().zip(processors).filter(|(peer, _)| beside(peer));
+        let cores = Cores::among(&beside.map(|(_, rank)| rank).collect::<Vec<_>>());
+        Self::over(joined, Box::new(mesh.control), cores, config, Some(store), Some(locality))
     }
 
     /// Groups of `world_size` ranks in this process, one for each thread: for tests and small tools.
@@ -172,11 +176,12 @@ impl ProcessGroup {
         if !(1..=local::WORLD_MAX).contains(&world_size) {
             return Err(Error::World { world_size, limit: local::WORLD_MAX });
         }
+        let cores = Cores::among(&vec![Processors::here(); world_size as usize]);
         local::fabric(world_size)
             .into_iter()
             .map(|(links, control)| {
                 let joined = Joined::over(Box::new(links), world_size);
-                Self::over(joined, Box::new(control), config, None, None)
+                Self::over(joined, Box::new(control), cores, config, None, None)
             })
             .collect()
     }
@@ -184,6 +189,7 @@ impl ProcessGroup {
     fn over(
         joined: Joined,
         control: Box<dyn Control>,
+        cores: Cores,
         config: &Config,
         store: Option<Arc<dyn Store>>,
         locality: Option<Locality>,
@@ -198,7 +204,7 @@ impl ProcessGroup {
         let mesh_config = MeshConfig {
             heartbeat: config.heartbeat,
             peer_timeout: config.peer_timeout,
-            ..MeshConfig::new(on_host)
+            ..MeshConfig::new(cores)
         };
         let mesh = match board {
             Some(board) => Mesh::start_shared(links, control, board, mesh_config),
@@ -450,15 +456,24 @@ impl Meeting {
         }
     }
 
-    /// Publishes this rank's address and idea of the world, and collects everybody's. A rank with another
+    /// Publishes this rank's address, processors and idea of the world, and collects everybody's. A rank with another
     /// idea would wait for ranks that never come.
-    fn exchange(&self, mine: &Endpoint, transport: Transport) -> Result<Vec<Endpoint>, Error> {
+    fn exchange(
+        &self,
+        mine: &Endpoint,
+        transport: Transport,
+    ) -> Result<(Vec<Endpoint>, Vec<Processors>), Error> {
         let key = entry_of;
         let mut entry = self.world_size.to_le_bytes().to_vec();
         entry.push(transport.code());
+        let processors = Processors::here().encode();
+        // At most 132 bytes.
+        entry.push(processors.len() as u8);
+        entry.extend_from_slice(&processors);
         entry.extend_from_slice(&mine.encode());
         self.store.set(&key(self.rank.0), &entry).map_err(|e| self.failed(e))?;
         let mut peers = Vec::with_capacity(self.world_size as usize);
+        let mut processors = Vec::with_capacity(self.world_size as usize);
         for rank in 0..self.world_size {
             match self.store.get_within(&key(rank), self.left()) {
                 Ok(entry) => {
@@ -474,6 +489,11 @@ impl Meeting {
                         let (rank, mine, other) = (self.rank, transport, Rank(rank));
                         return Err(Error::TransportChoice { rank, mine, other, theirs });
                     }
+                    let (len, rest) = endpoint.split_first().unwrap_or((&0, &[]));
+                    let (theirs, endpoint) =
+                        rest.split_at_checked(usize::from(*len)).unwrap_or((&[], &[]));
+                    // What does not decode makes nobody spin.
+                    processors.push(Processors::decode(theirs).unwrap_or(Processors::new([], 1)));
                     peers.push(Endpoint::decode(endpoint)?);
                 }
                 Err(error) if error.is_timeout() => {
@@ -484,7 +504,7 @@ impl Meeting {
                 Err(error) => return Err(self.failed(error)),
             }
         }
-        Ok(peers)
+        Ok((peers, processors))
     }
 }
 

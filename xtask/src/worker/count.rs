@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use allhands_collectives::{
-    Board, CallOptions, Communicator, DType, GroupSpec, Mesh, MeshConfig, Peer, ReduceOp,
+    Board, CallOptions, Communicator, Cores, DType, GroupSpec, Mesh, MeshConfig, Peer, ReduceOp,
     Selection, Shape, Spec, Table, local,
 };
 use allhands_shm::board::Head;
@@ -72,7 +72,7 @@ fn on_board(spec: &Spec, len: usize, iterations: u64) -> Result<()> {
     let mut fabric = local::fabric(WORLD).into_iter();
     let (links, control) = fabric.next().context("two links")?;
     let _puppets = fabric.next();
-    let config = MeshConfig::new(WORLD);
+    let config = MeshConfig::new(Cores::OneEach);
     let mesh = Mesh::start_shared(Box::new(links), Box::new(control), board, config)?;
     let members = (0..WORLD).map(Peer).collect();
     let group = GroupSpec { id: 1, epoch: 0, members };
