@@ -45,9 +45,17 @@ impl fmt::Debug for Dims {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Layout {
     dtype: DType,
-    shape: Dims,
-    strides: Dims,
     numel: usize,
+    form: Form,
+}
+
+/// How the elements lie. Slices are what most calls have, and are made and passed on without eight extents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// One dimension without gaps.
+    Flat,
+    /// Anything else.
+    Shaped { shape: Dims, strides: Dims },
 }
 
 impl Layout {
@@ -55,6 +63,9 @@ impl Layout {
     pub(crate) fn contiguous(dtype: DType, shape: &[usize]) -> Result<Layout, TensorError> {
         let shape = Dims::new(shape)?;
         let numel = checked_numel(dtype, &shape)?;
+        if shape.len() == 1 {
+            return Ok(Layout { dtype, numel, form: Form::Flat });
+        }
         let mut strides = shape;
         let mut step = 1usize;
         for (stride, &extent) in
@@ -64,20 +75,18 @@ impl Layout {
             // Cannot overflow where elements exist; where none do, strides do not matter.
             step = step.saturating_mul(extent.max(1));
         }
-        Ok(Layout { dtype, shape, strides, numel })
+        Ok(Layout { dtype, numel, form: Form::Shaped { shape, strides } })
     }
 
-    /// One dimension, as long as a slice.
+    /// One dimension, as long as a slice, which fits the address space.
+    #[inline]
     pub(crate) fn of_slice<T: Element>(values: &[T]) -> Layout {
-        match Self::contiguous(T::DTYPE, &[values.len()]) {
-            Ok(layout) => layout,
-            Err(_) => unreachable!("a slice fits the address space"),
-        }
+        Layout { dtype: T::DTYPE, numel: values.len(), form: Form::Flat }
     }
 
     /// The same shape, row-major without gaps.
     pub(crate) fn packed(&self) -> Layout {
-        match Self::contiguous(self.dtype, &self.shape) {
+        match Self::contiguous(self.dtype, self.shape()) {
             Ok(layout) => layout,
             Err(_) => unreachable!("the shape was checked when this layout was made"),
         }
@@ -96,30 +105,45 @@ impl Layout {
         let shape = Dims::new(shape)?;
         let strides = Dims::new(strides)?;
         let numel = checked_numel(dtype, &shape)?;
-        let layout = Layout { dtype, shape, strides, numel };
+        let form = match (&*shape, &*strides) {
+            ([_], [1]) => Form::Flat,
+            _ => Form::Shaped { shape, strides },
+        };
+        let layout = Layout { dtype, numel, form };
         match layout.checked_span() {
             Some(span) if span <= bytes_max(dtype) => Ok(layout),
             _ => Err(TensorError::TooLarge { dtype, shape: shape.to_vec() }),
         }
     }
 
+    #[inline]
     pub(crate) fn dtype(&self) -> DType {
         self.dtype
     }
 
+    #[inline]
     pub(crate) fn shape(&self) -> &[usize] {
-        &self.shape
+        match &self.form {
+            Form::Flat => std::slice::from_ref(&self.numel),
+            Form::Shaped { shape, .. } => shape,
+        }
     }
 
+    #[inline]
     pub(crate) fn strides(&self) -> &[usize] {
-        &self.strides
+        match &self.form {
+            Form::Flat => &[1],
+            Form::Shaped { strides, .. } => strides,
+        }
     }
 
+    #[inline]
     pub(crate) fn numel(&self) -> usize {
         self.numel
     }
 
     /// Bytes of the elements themselves.
+    #[inline]
     pub(crate) fn byte_len(&self) -> usize {
         self.numel * self.dtype.size()
     }
@@ -130,7 +154,7 @@ impl Layout {
             return Some(0);
         }
         let mut last = 0usize;
-        for (&extent, &stride) in self.shape.iter().zip(self.strides.iter()) {
+        for (&extent, &stride) in self.shape().iter().zip(self.strides().iter()) {
             last = last.checked_add((extent - 1).checked_mul(stride)?)?;
         }
         last.checked_add(1)
@@ -143,12 +167,17 @@ impl Layout {
     }
 
     /// Row-major without gaps. Strides of dimensions of extent 1 do not matter.
+    #[inline]
     pub(crate) fn is_contiguous(&self) -> bool {
+        matches!(self.form, Form::Flat) || self.has_no_gaps()
+    }
+
+    fn has_no_gaps(&self) -> bool {
         if self.numel == 0 {
             return true;
         }
         let mut step = 1;
-        self.shape.iter().zip(self.strides.iter()).rev().all(|(&extent, &stride)| {
+        self.shape().iter().zip(self.strides().iter()).rev().all(|(&extent, &stride)| {
             let fits = extent == 1 || stride == step;
             step *= extent;
             fits
@@ -156,8 +185,10 @@ impl Layout {
     }
 
     /// Without gaps and without overlaps, in whatever order of dimensions.
+    #[inline]
     pub(crate) fn is_dense(&self) -> bool {
-        self.checked_span() == Some(self.numel) && !self.overlaps()
+        matches!(self.form, Form::Flat)
+            || (self.checked_span() == Some(self.numel) && !self.overlaps())
     }
 
     /// Whether two indices may lead to one element. Sufficient for the layouts that slicing,
@@ -168,7 +199,7 @@ impl Layout {
         }
         let mut dims = [(0usize, 0usize); MAX_DIMS];
         let mut count = 0;
-        for (&extent, &stride) in self.shape.iter().zip(self.strides.iter()) {
+        for (&extent, &stride) in self.shape().iter().zip(self.strides().iter()) {
             if extent > 1 {
                 dims[count] = (stride, extent);
                 count += 1;
@@ -193,18 +224,21 @@ impl Layout {
         if layout.numel == self.numel {
             Ok(layout)
         } else {
-            let (expected, actual) = (self.shape.to_vec(), shape.to_vec());
+            let (expected, actual) = (self.shape().to_vec(), shape.to_vec());
             Err(TensorError::ShapeMismatch { expected, actual })
         }
     }
 
+    #[inline]
     pub(crate) fn require_contiguous(&self) -> Result<(), TensorError> {
-        if self.is_contiguous() {
-            Ok(())
-        } else {
-            let (shape, strides) = (self.shape.to_vec(), self.strides.to_vec());
-            Err(TensorError::NotContiguous { shape, strides })
-        }
+        if self.is_contiguous() { Ok(()) } else { Err(self.not_contiguous()) }
+    }
+
+    /// What to say where gaps or an order of dimensions are in the way.
+    #[cold]
+    pub(crate) fn not_contiguous(&self) -> TensorError {
+        let (shape, strides) = (self.shape().to_vec(), self.strides().to_vec());
+        TensorError::NotContiguous { shape, strides }
     }
 
     pub(crate) fn require_dtype(&self, asked: DType) -> Result<(), TensorError> {
@@ -214,7 +248,7 @@ impl Layout {
 
     pub(crate) fn require_no_overlap(&self) -> Result<(), TensorError> {
         if self.overlaps() {
-            let (shape, strides) = (self.shape.to_vec(), self.strides.to_vec());
+            let (shape, strides) = (self.shape().to_vec(), self.strides().to_vec());
             Err(TensorError::Overlapping { shape, strides })
         } else {
             Ok(())
@@ -228,7 +262,12 @@ impl Layout {
     }
 
     pub(crate) fn length_mismatch(&self, needed: usize, given: usize) -> TensorError {
-        TensorError::LengthMismatch { dtype: self.dtype, shape: self.shape.to_vec(), needed, given }
+        TensorError::LengthMismatch {
+            dtype: self.dtype,
+            shape: self.shape().to_vec(),
+            needed,
+            given,
+        }
     }
 
     /// The runs of neighbouring elements that make up the tensor, in row-major order of the indices.
@@ -246,9 +285,9 @@ impl Layout {
             return runs;
         }
         // The innermost dimensions that lie without gaps make one run.
-        let mut outer = self.shape.len();
+        let mut outer = self.shape().len();
         while outer > 0 {
-            let (extent, stride) = (self.shape[outer - 1], self.strides[outer - 1]);
+            let (extent, stride) = (self.shape()[outer - 1], self.strides()[outer - 1]);
             if extent != 1 && stride != runs.run {
                 break;
             }
@@ -256,8 +295,8 @@ impl Layout {
             outer -= 1;
         }
         runs.outer = outer;
-        runs.extents[..outer].copy_from_slice(&self.shape[..outer]);
-        runs.steps[..outer].copy_from_slice(&self.strides[..outer]);
+        runs.extents[..outer].copy_from_slice(&self.shape()[..outer]);
+        runs.steps[..outer].copy_from_slice(&self.strides()[..outer]);
         runs.left = self.numel / runs.run;
         runs
     }
@@ -327,6 +366,18 @@ mod tests {
         assert_eq!(layout.strides(), [12, 4, 1]);
         assert_eq!((layout.numel(), layout.byte_len(), layout.span_bytes()), (24, 96, 96));
         assert!(layout.is_contiguous() && layout.is_dense() && !layout.overlaps());
+    }
+
+    /// However they were made, so that they compare equal.
+    #[test]
+    fn slices_are_flat() {
+        let slice = Layout::of_slice(&[0_f32; 3]);
+        assert_eq!(slice, strided(&[3], &[1]));
+        assert_eq!(slice, Layout::contiguous(DType::F32, &[3]).expect("small"));
+        assert_eq!((slice.shape(), slice.strides()), (&[3][..], &[1][..]));
+        assert!(slice.is_contiguous() && slice.is_dense() && !slice.overlaps());
+        assert_ne!(slice, strided(&[3], &[2]));
+        assert_ne!(slice, strided(&[1, 3], &[3, 1]));
     }
 
     #[test]

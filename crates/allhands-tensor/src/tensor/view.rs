@@ -51,11 +51,13 @@ unsafe impl Sync for TensorMut<'_> {}
 macro_rules! describe {
     ($layout:ident) => {
         /// The type of the elements.
+        #[inline]
         pub fn dtype(&self) -> DType {
             self.$layout.dtype()
         }
 
         /// The extents, in elements.
+        #[inline]
         pub fn shape(&self) -> &[usize] {
             self.$layout.shape()
         }
@@ -66,6 +68,7 @@ macro_rules! describe {
         }
 
         /// The number of elements.
+        #[inline]
         pub fn numel(&self) -> usize {
             self.$layout.numel()
         }
@@ -148,6 +151,7 @@ impl<'a> TensorRef<'a> {
     ///
     /// # Errors
     /// If the view is not contiguous.
+    #[inline]
     pub fn as_bytes(&self) -> Result<&'a [u8], TensorError> {
         self.layout.require_contiguous()?;
         Ok(self.packed_bytes())
@@ -189,8 +193,7 @@ impl<'a> TensorRef<'a> {
     /// What to say where gaps or an order of dimensions are in the way.
     #[cfg(feature = "ndarray")]
     pub(crate) fn not_contiguous(&self) -> TensorError {
-        let (shape, strides) = (self.shape().to_vec(), self.strides().to_vec());
-        TensorError::NotContiguous { shape, strides }
+        self.layout.not_contiguous()
     }
 
     /// The elements, in row-major order.
@@ -328,6 +331,7 @@ impl<'a> TensorMut<'a> {
     ///
     /// # Errors
     /// If there are gaps.
+    #[inline]
     pub fn dense_bytes_mut(&mut self) -> Result<&mut [u8], TensorError> {
         require_dense(&self.layout)?;
         // SAFETY: Each constructor has seen that a dense span is exclusively borrowed, and the
@@ -402,17 +406,14 @@ fn require_aligned(dtype: DType, start: NonNull<u8>) -> Result<(), TensorError> 
     }
 }
 
+#[inline]
 fn require_dense(layout: &Layout) -> Result<(), TensorError> {
-    if layout.is_dense() {
-        Ok(())
-    } else {
-        let (shape, strides) = (layout.shape().to_vec(), layout.strides().to_vec());
-        Err(TensorError::NotContiguous { shape, strides })
-    }
+    if layout.is_dense() { Ok(()) } else { Err(layout.not_contiguous()) }
 }
 
 /// A slice as a tensor of one dimension.
 impl<'a, T: Element> From<&'a [T]> for TensorRef<'a> {
+    #[inline]
     fn from(values: &'a [T]) -> Self {
         let layout = Layout::of_slice(values);
         TensorRef { start: NonNull::from(values).cast(), layout, bytes: PhantomData }
@@ -420,6 +421,7 @@ impl<'a, T: Element> From<&'a [T]> for TensorRef<'a> {
 }
 
 impl<'a, T: Element> From<&'a mut [T]> for TensorMut<'a> {
+    #[inline]
     fn from(values: &'a mut [T]) -> Self {
         let layout = Layout::of_slice(values);
         TensorMut { start: NonNull::from(values).cast(), layout, bytes: PhantomData }
