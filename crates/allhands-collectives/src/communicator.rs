@@ -16,7 +16,7 @@ use crate::cell::{Cell, Outcome};
 use crate::core::{Begin, Call, Medium};
 use crate::error::{Error, Invalid, Who};
 use crate::inline::{Caller, Ended};
-use crate::memory::{Borrowed, Pieces, Slices};
+use crate::memory::{Borrowed, PIECES, Pieces, Slices};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
 use crate::pending::{Pending, judge};
@@ -81,12 +81,13 @@ pub struct Spec {
     pub dtype: Option<DType>,
     /// How elements are combined, for operations that combine.
     pub reduction: Option<ReduceOp>,
-    /// Dimensions of the caller's tensor, for errors only.
+    /// Dimensions of the caller's tensor, for errors only; none if there is one.
     pub dims: SmallVec<[u64; 8]>,
 }
 
 impl Spec {
     /// A call on flat elements.
+    #[inline]
     #[must_use]
     pub fn new(shape: Shape, dtype: Option<DType>, reduction: Option<ReduceOp>) -> Self {
         Self { shape, dtype, reduction, dims: SmallVec::new() }
@@ -282,10 +283,24 @@ impl Communicator {
                 return ended;
             }
         }
-        let mut pieces = Pieces {
-            inputs: input.into_iter().chain(more_input).chain(inputs).collect(),
-            outputs: output.into_iter().chain(more_output).chain(outputs).collect(),
-        };
+        self.run_pieces(
+            spec,
+            options,
+            input.into_iter().chain(more_input).chain(inputs).collect(),
+            output.into_iter().chain(more_output).chain(outputs).collect(),
+        )
+    }
+
+    /// As [`Communicator::run`], for what is in several pieces or has to wait for others.
+    fn run_pieces<'a>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: SmallVec<[&'a [u8]; PIECES]>,
+        outputs: SmallVec<[&'a mut [u8]; PIECES]>,
+    ) -> Result<(), Error> {
+        let mut pieces = Pieces { inputs, outputs };
+        let single = pieces.inputs.len() <= 1 && pieces.outputs.len() <= 1;
         if !single && let Some(ended) = self.inline(spec, options, &mut pieces) {
             return ended;
         }
@@ -607,6 +622,16 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
         | Shape::Scatter { root, .. } => Some(root.0),
         _ => None,
     };
+    let flat = match &spec.shape {
+        Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {
+            Some(*len)
+        }
+        _ => None,
+    };
+    let shape = match flat {
+        Some(len) if spec.dims.is_empty() => Dims::new(&[len]),
+        _ => Dims::new(&spec.dims),
+    };
     let premul_bits = match spec.reduction {
         Some(ReduceOp::PremulSum(factor)) => factor.to_bits(),
         _ => 0,
@@ -621,7 +646,7 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
         premul_bits,
         extra,
         label: Text::new(&options.label),
-        shape: Dims::new(&spec.dims),
+        shape,
     }
 }
 

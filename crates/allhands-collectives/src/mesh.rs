@@ -235,18 +235,21 @@ pub(crate) struct Sitting<'a> {
 impl std::ops::Deref for Sitting<'_> {
     type Target = Core;
 
+    #[inline]
     fn deref(&self) -> &Core {
         self.core.as_ref().expect("held until drop")
     }
 }
 
 impl std::ops::DerefMut for Sitting<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Core {
         self.core.as_mut().expect("held until drop")
     }
 }
 
 impl Drop for Sitting<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.core = None;
         self.shared.leave();
@@ -257,7 +260,7 @@ impl Shared {
     /// Takes the seat if it is free and nobody is parked who would rather drive.
     #[inline]
     pub(crate) fn try_take_seat(&self) -> bool {
-        !self.seat.is_wanted() && self.seat.try_take()
+        self.seat.try_take_unwanted()
     }
 
     /// Whether other threads want something of whoever drives.
@@ -267,6 +270,7 @@ impl Shared {
     }
 
     /// Sits down in the seat that was just taken.
+    #[inline]
     pub(crate) fn sit(&self) -> Sitting<'_> {
         Sitting { shared: self, core: Some(lock(&self.core)) }
     }
@@ -365,12 +369,14 @@ impl Shared {
     }
 
     /// Leaves the seat to a thread that waits, else to the service thread if there is work.
+    #[inline]
     fn leave(&self) {
         let taken_over = self.seat.leave();
         self.hand_over(!taken_over);
     }
 
     /// Tells the service thread of work that nobody else will do.
+    #[inline]
     fn hand_over(&self, deserted: bool) {
         let work = || {
             self.pending.load(Ordering::SeqCst) > 0
@@ -568,7 +574,7 @@ impl Service {
             let unattended = knocked
                 || self.shared.pending.load(Ordering::SeqCst) > 0
                 || self.shared.inbox_filled.load(Ordering::SeqCst);
-            if unattended && !self.shared.seat.is_wanted() && self.shared.seat.try_take() {
+            if unattended && self.shared.seat.try_take_unwanted() {
                 self.attend(&mut self.shared.sit());
                 self.control_events(Some(Duration::ZERO), &mut heard, &mut gone);
             } else {

@@ -49,12 +49,12 @@ impl Recipe {
 
     #[inline]
     pub(crate) fn is_for(&self, spec: &Spec, options: &CallOptions) -> bool {
-        // Calls without a label are the rule, and comparing bytes at the address of an empty string is slow: some
-        // libraries read there with a mask, which the processor has to sort out.
-        let same_label = match (self.label.len(), options.label.len()) {
-            (0, 0) => true,
-            _ => self.label == options.label,
-        };
+        let same_label = is_same(self.label.as_bytes(), options.label.as_bytes());
+        let mine = &self.spec;
+        let same_call = mine.shape == spec.shape
+            && mine.dtype == spec.dtype
+            && mine.reduction == spec.reduction
+            && is_same(&mine.dims, &spec.dims);
         let same_factor = match (self.spec.reduction, spec.reduction) {
             // Zeros of both signs are equal, and give other bits.
             (Some(ReduceOp::PremulSum(mine)), Some(ReduceOp::PremulSum(other))) => {
@@ -62,8 +62,15 @@ impl Recipe {
             }
             _ => true,
         };
-        self.spec == *spec && same_factor && self.asked == options.algorithm && same_label
+        same_call && same_factor && self.asked == options.algorithm && same_label
     }
+}
+
+/// Whether two lists are equal. Empty ones are the rule, and comparing bytes at the address of an empty list is slow:
+/// some libraries read there with a mask, which the processor has to sort out.
+#[inline]
+fn is_same<T: PartialEq>(mine: &[T], other: &[T]) -> bool {
+    mine.len() == other.len() && (mine.is_empty() || mine == other)
 }
 
 /// The recipes of a group's latest calls, the last one first.

@@ -60,6 +60,13 @@ impl Seat {
         false
     }
 
+    /// Takes the seat if it is free and nobody is parked who would rather drive.
+    #[inline]
+    pub(crate) fn try_take_unwanted(&self) -> bool {
+        // Acquire: as above.
+        self.word.compare_exchange(0, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     /// Waits until `done` or until the seat is free, and takes it then. `done` must become true before
     /// [`Seat::announce`] is called for it; where it depends on the time, `until` says when to look.
     pub(crate) fn take_unless(&self, done: impl Fn() -> bool, until: Option<Instant>) -> Turn {

@@ -320,10 +320,12 @@ impl Engine {
         self.op(key).map(|op| op.buffers.space(buffer))
     }
 
+    #[inline]
     pub(crate) fn group_ref(&self, index: u32) -> &Group {
         self.groups[index as usize].as_ref().expect("operations end before their group is removed")
     }
 
+    #[inline]
     pub(crate) fn group_mut(&mut self, index: u32) -> &mut Group {
         self.groups[index as usize].as_mut().expect("operations end before their group is removed")
     }

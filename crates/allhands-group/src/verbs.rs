@@ -56,6 +56,7 @@ impl Lengths {
 }
 
 /// Elements of a shape; extents beside a zero may be too large to be multiplied.
+#[inline]
 fn elements(shape: &[usize]) -> usize {
     shape.iter().fold(1, |elements: usize, &extent| elements.saturating_mul(extent))
 }
@@ -610,6 +611,7 @@ pub(crate) fn per_rank(lens: &[usize]) -> Counts {
     Counts::PerRank(lens.iter().map(|&len| len as u64).collect())
 }
 
+#[inline]
 pub(crate) fn in_place_spec(
     dtype: DType,
     dims: &[usize],
@@ -618,6 +620,9 @@ pub(crate) fn in_place_spec(
 ) -> Spec {
     let len = elements(dims) as u64;
     let mut spec = Spec::new(shape(len), Some(dtype), op);
-    spec.dims = dims.iter().map(|&dim| dim as u64).collect();
+    // One dimension says no more than the length.
+    if dims.len() != 1 {
+        spec.dims = dims.iter().map(|&dim| dim as u64).collect();
+    }
     spec
 }

@@ -70,7 +70,9 @@ impl Ledger {
                 *base += u64::from(*count) * times;
             }
         };
-        add(&mut self.base, &plan.body, plan.full);
+        if plan.full > 0 {
+            add(&mut self.base, &plan.body, plan.full);
+        }
         if let Some(tail) = &plan.tail {
             add(&mut self.base, tail, 1);
         }
@@ -214,34 +216,14 @@ impl FlatRun {
             self.first = board.published();
         }
         let plan = task.plan;
-        let mut halves = 0;
-        while self.back < plan.tiles {
-            if halves == HALVES_PER_POLL {
-                return FlatStep::Waiting { rank: plan.rank, moved: true };
-            }
-            halves += 1;
-            let tile = if self.half == Half::Front { self.front } else { self.back };
-            let view = View::new(task, ledger, tile, self.first);
-            let instructions = match self.half {
-                Half::Front => &view.program.instructions[..view.program.cut],
-                Half::Back => &view.program.instructions[view.program.cut..],
+        if self.back < plan.tiles {
+            let ran = match plan.tiles {
+                1 => self.run_tile(task, ledger, board, memory, &mut moved),
+                _ => self.run_tiles(task, ledger, board, memory, &mut moved),
             };
-            while let Some(instruction) = instructions.get(self.at) {
-                match self.execute(instruction, &view, board, memory) {
-                    Ok(()) => {
-                        moved = true;
-                        self.at += 1;
-                        self.seen = 0;
-                    }
-                    Err(Stop::Wait { rank, seen }) => {
-                        moved |= seen > self.seen;
-                        self.seen = seen;
-                        return FlatStep::Waiting { rank, moved };
-                    }
-                    Err(Stop::End(step)) => return step,
-                }
+            if let Err(step) = ran {
+                return step;
             }
-            self.next_half(task, ledger, board);
         }
         if self.borrowed {
             // What a rank lent to a group that has failed since is its own again, and it may have written there. The news of
@@ -266,8 +248,79 @@ impl FlatRun {
         FlatStep::Done
     }
 
-    /// What comes after a half.
+    /// Runs the only tile there is.
     #[inline]
+    fn run_tile<B: Board, M: Memory>(
+        &mut self,
+        task: &Task<'_>,
+        ledger: &Ledger,
+        board: &mut B,
+        memory: &mut M,
+        moved: &mut bool,
+    ) -> Result<(), FlatStep> {
+        let view = View::new(task, ledger, 0, self.first);
+        self.run(&view.program.instructions, &view, board, memory, moved)?;
+        self.back = 1;
+        Ok(())
+    }
+
+    /// Runs one half of a tile after the other.
+    fn run_tiles<B: Board, M: Memory>(
+        &mut self,
+        task: &Task<'_>,
+        ledger: &Ledger,
+        board: &mut B,
+        memory: &mut M,
+        moved: &mut bool,
+    ) -> Result<(), FlatStep> {
+        let plan = task.plan;
+        let mut halves = 0;
+        while self.back < plan.tiles {
+            if halves == HALVES_PER_POLL {
+                return Err(FlatStep::Waiting { rank: plan.rank, moved: true });
+            }
+            halves += 1;
+            let tile = if self.half == Half::Front { self.front } else { self.back };
+            let view = View::new(task, ledger, tile, self.first);
+            let instructions = match self.half {
+                Half::Front => &view.program.instructions[..view.program.cut],
+                Half::Back => &view.program.instructions[view.program.cut..],
+            };
+            self.run(instructions, &view, board, memory, moved)?;
+            self.next_half(task, ledger, board);
+        }
+        Ok(())
+    }
+
+    /// Runs instructions from where this run stands among them.
+    #[inline]
+    fn run<B: Board, M: Memory>(
+        &mut self,
+        instructions: &[Instruction],
+        view: &View<'_>,
+        board: &mut B,
+        memory: &mut M,
+        moved: &mut bool,
+    ) -> Result<(), FlatStep> {
+        while let Some(instruction) = instructions.get(self.at) {
+            match self.execute(instruction, view, board, memory) {
+                Ok(()) => {
+                    *moved = true;
+                    self.at += 1;
+                    self.seen = 0;
+                }
+                Err(Stop::Wait { rank, seen }) => {
+                    *moved |= seen > self.seen;
+                    self.seen = seen;
+                    return Err(FlatStep::Waiting { rank, moved: *moved });
+                }
+                Err(Stop::End(step)) => return Err(step),
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes after a half.
     fn next_half<B: Board>(&mut self, task: &Task<'_>, ledger: &Ledger, board: &mut B) {
         let plan = task.plan;
         self.at = 0;
@@ -415,8 +468,12 @@ impl<'a> View<'a> {
     /// Number of the first publication of `rank` in this tile.
     #[inline]
     fn base(&self, rank: Rank) -> u64 {
+        let used = self.ledger.next(rank);
+        if self.tile == 0 {
+            return used;
+        }
         let each = self.task.plan.body.publications.get(rank.index()).copied().unwrap_or(0);
-        self.ledger.next(rank) + u64::from(self.tile) * u64::from(each)
+        used + u64::from(self.tile) * u64::from(each)
     }
 
     /// Says that `count` publications of `rank` in this tile are not needed any more.
