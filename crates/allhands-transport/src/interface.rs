@@ -17,8 +17,8 @@ use std::str::FromStr;
 /// | (empty) | the source address of the route to the master |
 /// | `eth,ib` | names that start with `eth`, else with `ib` |
 /// | `=eth0,eth1` | exactly these names |
-/// | `^docker` | any but names that start with `docker` |
-/// | `^=docker0` | any but exactly this name |
+/// | `^docker` | as if nothing were said, but for names that start with `docker` |
+/// | `^=docker0` | as if nothing were said, but for exactly this name |
 /// | `10.0.0.0/8` | addresses of this network |
 /// | `10.0.0.7` | exactly this address |
 ///
@@ -38,7 +38,7 @@ pub enum InterfaceChoice {
     Route,
     /// The first pattern that something matches wins.
     Any(Vec<Pattern>),
-    /// Whatever no pattern matches; loopback interfaces never.
+    /// The default choice if no pattern matches it, else the first that none matches; loopback interfaces never.
     AllBut(Vec<Pattern>),
 }
 
@@ -358,8 +358,13 @@ pub fn choose(wish: &Wish, around: &Surroundings) -> Result<Chosen, InterfaceErr
         }
         InterfaceChoice::AllBut(patterns) => {
             let excluded = |nic: &Nic| patterns.iter().any(|pattern| pattern.matches(nic));
+            let outside = |nic: &Nic| !nic.address.is_loopback();
+            let usable = |chosen: &Chosen| !excluded(&chosen.nic) && outside(&chosen.nic);
+            if let Some(on_route) = follow_route(wish, around, &nics).filter(usable) {
+                return Ok(on_route);
+            }
             nics.retain(|nic| !excluded(nic));
-            match nics.iter().find(|nic| !nic.address.is_loopback()) {
+            match nics.iter().find(|nic| outside(nic)) {
                 Some(nic) => Ok(chosen(nic, Why::NotExcluded)),
                 None if nics.is_empty() => Err(InterfaceError::NoMatch { choice, found }),
                 None if wish.reach == Reach::ThisHost => Ok(chosen(nics[0], Why::SameHost)),
@@ -521,6 +526,18 @@ mod tests {
         let own = |wish: &mut Wish, _: &mut Surroundings| wish.master = ip("10.1.0.2");
         assert_eq!(pick("", own), "ib0 10.1.0.2: the master's own address");
         assert_eq!(pick("", |_, _| {}), "eth0 192.0.2.2: on the route outwards");
+    }
+
+    #[test]
+    fn what_is_not_excluded_is_chosen_by_the_route_too() {
+        let via_ib = |wish: &mut Wish, around: &mut Surroundings| {
+            wish.master = ip("10.9.9.9");
+            around.to_master = ip("10.1.0.2");
+        };
+        assert_eq!(pick("^docker,lo", via_ib), "ib0 10.1.0.2: on the route to the master");
+        assert_eq!(pick("^ib", via_ib), "eth0 192.0.2.2: the first that is not excluded");
+        let local = |wish: &mut Wish, _: &mut Surroundings| wish.master = ip("127.0.0.1");
+        assert_eq!(pick("^docker", local), "eth0 192.0.2.2: the first that is not excluded");
     }
 
     #[test]
