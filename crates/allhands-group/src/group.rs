@@ -1,5 +1,6 @@
 //! A process group: how it comes up, and what it knows of itself.
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use allhands_store::{
     TcpStore,
 };
 use allhands_tensor::{DType, Tensor, TensorError};
-use allhands_transport::tcp::{Endpoint, Listener, Membership};
-use allhands_transport::{Control, Links, local};
+use allhands_transport::interface::{Reach, Wish, choose, look_around};
+use allhands_transport::tcp::{Endpoint, Listener, Membership, TcpConfig};
+use allhands_transport::{Control, Links, TransportError, local};
 use allhands_wire::{JobKey, Peer};
 
 use crate::config::{Config, Spread, TableChoice, Transport};
@@ -64,13 +66,27 @@ pub(crate) struct Inner {
 }
 
 impl ProcessGroup {
-    /// Joins the group that the launcher's environment variables describe: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and
-    /// `MASTER_PORT`, as `torchrun` sets them.
+    /// Joins the group that the launcher's environment variables describe: those of torchrun, Slurm's `srun`, `mpirun` of
+    /// Open MPI, MPICH and Intel MPI, PALS, Flux, Kubeflow and indexed jobs of Kubernetes, or `RANK`, `WORLD_SIZE`,
+    /// `MASTER_ADDR` and `MASTER_PORT`, set by hand.
     ///
-    /// The other variables that matter are listed in [`env`](crate::env).
+    /// [`env`](crate::env) says which of them counts where several are set, and what else is read. Whoever needs this rank's
+    /// place on its host, to choose a device, asks [`Launch`] for it and joins with [`ProcessGroup::from_launch`]:
+    ///
+    /// ```no_run
+    /// use allhands_group::env::{Launch, ProcessEnvironment};
+    /// use allhands_group::{Config, ProcessGroup};
+    ///
+    /// let launch = Launch::from_variables(&ProcessEnvironment)?;
+    /// let device = launch.local_rank.unwrap_or(0);
+    /// let ranks_of_this_host = launch.local_world_size;
+    /// let group = ProcessGroup::from_launch(&launch, Config::default())?;
+    /// # Ok::<(), allhands_group::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// A missing or senseless variable, an unreachable store, ranks that do not come in time: see [`Error`].
+    /// A missing or senseless variable, launchers that contradict each other, an unreachable store, ranks that do not
+    /// come in time: see [`Error`].
     pub fn from_env() -> Result<Self, Error> {
         Self::from_launch(&Launch::from_variables(&ProcessEnvironment)?, Config::default())
     }
@@ -89,9 +105,15 @@ impl ProcessGroup {
         config.transport = launch.transport.unwrap_or(config.transport);
         config.hierarchy = launch.hierarchy.unwrap_or(config.hierarchy);
         config.table = launch.table.clone().map_or(config.table, TableChoice::Given);
-        config.tcp.master = launch.master_address();
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
-        let store = Arc::new(store(launch, &config)?);
+        config.tcp.reach = match launch.reach {
+            Reach::Unknown => config.tcp.reach,
+            known => known,
+        };
+        let addresses = launch.addresses(config.rendezvous_timeout)?;
+        let master = outside(&addresses);
+        config.tcp.master = master.map(|master| master.ip());
+        let store = Arc::new(store(launch, master, &config)?);
         let joined = Self::connect(store.clone(), launch.rank, launch.world_size, &config);
         if let (Err(_), Some(server)) = (&joined, store.server()) {
             // Others find out why for themselves, unless the store goes under their feet.
@@ -324,22 +346,55 @@ fn group_id(job_id: &str, name: &str) -> u32 {
     [0xFF].iter().chain(name.as_bytes()).fold(hash, fold)
 }
 
+/// The first of a host's addresses that other hosts can reach, else the first of all.
+fn outside(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let outside = addresses.iter().find(|address| !address.ip().is_loopback());
+    outside.or(addresses.first()).copied()
+}
+
 /// Connects to the launcher's store, or serves one in rank 0.
-fn store(launch: &Launch, config: &Config) -> Result<TcpStore, Error> {
+fn store(launch: &Launch, master: Option<SocketAddr>, config: &Config) -> Result<TcpStore, Error> {
     let mut options = ClientOptions::new().timeout(config.rendezvous_timeout);
     if let Some(key) = &config.key {
         options = options.job_key(*key.expose());
     }
     let serves = launch.rank == Rank(0) && launch.served_by == ServedBy::RankZero;
-    let store = match launch.addresses.first() {
-        Some(address) if serves => TcpStore::host(*address, ServerOptions::new(), options),
+    let own = match master {
+        Some(master) => own_address(launch, master, &config.tcp)?,
+        None => None,
+    };
+    let store = match own.or(master) {
+        Some(address) if serves => TcpStore::host(address, ServerOptions::new(), options),
         _ => {
-            let endpoint = StoreEndpoint::new(launch.master.clone(), launch.port);
-            TcpStore::connect(endpoint, options)
+            // A name with several addresses is tried at each.
+            let named = || StoreEndpoint::new(launch.master.clone(), launch.port);
+            TcpStore::connect(own.map_or_else(named, StoreEndpoint::from), options)
         }
     };
     let (rank, world_size) = (launch.rank, launch.world_size);
     store.map_err(|source| Error::Store { rank, world_size, source })
+}
+
+/// Where the store is for ranks of the master's host, if that is not where its name leads: some systems give a host's
+/// own name a loopback address, which ranks of other hosts cannot reach. Then all ranks of this host meet the others at
+/// the address that it has for them.
+fn own_address(
+    launch: &Launch,
+    master: SocketAddr,
+    tcp: &TcpConfig,
+) -> Result<Option<SocketAddr>, TransportError> {
+    let said = launch.master.parse::<IpAddr>().is_ok() || launch.master == "localhost";
+    if said || !master.ip().is_loopback() || tcp.reach != Reach::ManyHosts {
+        return Ok(None);
+    }
+    let wish = Wish {
+        choice: tcp.interface.clone(),
+        family: tcp.family,
+        master: Some(master.ip()),
+        reach: tcp.reach,
+    };
+    let chosen = choose(&wish, &look_around(&wish)?)?;
+    Ok(Some(SocketAddr::new(chosen.nic.address, master.port())))
 }
 
 /// How long a rank that serves the store and cannot join keeps it for the others.
@@ -511,6 +566,7 @@ impl Meeting {
 #[cfg(test)]
 mod tests {
     use allhands_store::HashStore;
+    use allhands_transport::interface::InterfaceError;
 
     use super::*;
 
@@ -533,6 +589,48 @@ mod tests {
         let alone = ProcessGroup::connect(store, Rank(0), 1, &endless).unwrap();
         alone.barrier().unwrap();
         assert!(alone.barrier_async().wait_timeout(Duration::MAX));
+    }
+
+    #[test]
+    fn a_master_whose_name_leads_to_its_own_loopback_is_met_at_another_address() {
+        let launch = |master: &str, list: &str| {
+            let variables = |name: &str| {
+                let value = match name {
+                    "SLURM_PROCID" => "0",
+                    "SLURM_NTASKS" => "4",
+                    "SLURM_STEP_ID" | "SLURM_NODEID" => "0",
+                    "SLURM_TASKS_PER_NODE" => list,
+                    "MASTER_ADDR" => master,
+                    _ => return None,
+                };
+                Some(value.to_owned())
+            };
+            Launch::from_variables(&variables).unwrap()
+        };
+        let loopback: SocketAddr = "127.0.1.1:20000".parse().unwrap();
+        let other: SocketAddr = "192.0.2.9:20000".parse().unwrap();
+        let own = |launch: &Launch, master| {
+            let tcp = TcpConfig { reach: launch.reach, ..TcpConfig::default() };
+            own_address(launch, master, &tcp)
+        };
+        for (launch, master) in [
+            (launch("node1", "2(x2)"), other),
+            (launch("localhost", "2(x2)"), loopback),
+            (launch("127.0.1.1", "2(x2)"), loopback),
+            (launch("node1", "4"), loopback),
+        ] {
+            assert_eq!(own(&launch, master).unwrap(), None, "{launch}");
+        }
+        match own(&launch("node1", "2(x2)"), loopback) {
+            Ok(Some(address)) => {
+                assert!(!address.ip().is_loopback() && address.port() == 20000, "{address}");
+            }
+            // A host without a network cannot have ranks on others.
+            Err(TransportError::Interface(InterfaceError::OnlyLoopback { .. })) => {}
+            answer => panic!("{answer:?}"),
+        }
+        assert_eq!(outside(&[loopback, other]), Some(other));
+        assert_eq!(outside(&[loopback]), Some(loopback));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every rank contributes its number; all learn the sum and the largest.
 //!
 //! Start it with a launcher, for example
-//! `torchrun --no-python --nproc-per-node 4 target/release/examples/all_reduce`,
+//! `torchrun --no-python --nproc-per-node 4 target/release/examples/all_reduce` or `mpirun -n 4 …`,
 //! or by hand with `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` set for each process.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "an example speaks")]

@@ -7,7 +7,7 @@
 //! use allhands::prelude::*;
 //!
 //! fn main() -> Result<(), Error> {
-//!     // RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: set by torchrun or by hand.
+//!     // Who this rank is and where it meets the others: said by torchrun, srun, mpirun …, or by hand.
 //!     let group = ProcessGroup::from_env()?;
 //!
 //!     // Blocking: borrows the slice, moves the bytes on this thread.

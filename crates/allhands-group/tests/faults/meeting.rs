@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use allhands_group::env::{EnvError, Launch};
+use allhands_group::env::{EnvError, Launch, Launcher, REQUIRED};
 use allhands_group::{
     Config, Error, Invalid, OperationError, ProcessGroup, Rank, ReduceOp, Tensor,
 };
@@ -46,7 +46,8 @@ fn meet(name: &str, equipment: &[&[(&str, &str)]]) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let indices: Vec<u32> = (0..equipment.len() as u32).collect();
     let equip = |index: u32, command: &mut Command| {
-        for variable in ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
+        let markers = Launcher::ALL.map(Launcher::marker);
+        for variable in markers.iter().chain(&REQUIRED).chain(&["SLURM_JOB_ID"]) {
             command.env_remove(variable);
         }
         command.env("INDEX", index.to_string());
@@ -72,7 +73,7 @@ fn tells(said: &str, facts: &[&str]) {
 fn unset_variables_are_named() {
     let equipment: [&[(&str, &str)]; 2] = [&[], &[("RANK", "0"), ("MASTER_ADDR", "127.0.0.1")]];
     let Some(said) = meet("meeting::unset_variables_are_named", &equipment) else { return };
-    tells(&said[0], &["Environment", "none of RANK, WORLD_SIZE", "torchrun"]);
+    tells(&said[0], &["Environment", "no launcher", "none of RANK, FLUX_TASK_RANK", "torchrun"]);
     tells(
         &said[1],
         &["Environment", "RANK, MASTER_ADDR are set", "WORLD_SIZE, MASTER_PORT are not"],
@@ -181,7 +182,7 @@ fn a_rank_beyond_the_world_is_refused() {
         Some(value.to_owned())
     };
     let error = Launch::from_variables(&variables).unwrap_err();
-    assert!(matches!(error, EnvError::Rank { rank: 5, world_size: 4 }), "{error}");
+    assert!(matches!(error, EnvError::Rank { rank: 5, world_size: 4, .. }), "{error}");
 }
 
 /// What a call is refused for; nothing is sent, and the group goes on.

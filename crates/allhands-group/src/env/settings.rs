@@ -1,0 +1,181 @@
+//! What variables say about how a group is made, whoever started its ranks.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allhands_plan::Table;
+use allhands_transport::interface::InterfaceChoice;
+use allhands_wire::JobKey;
+
+use super::EnvError;
+use super::variables::{Variables, parse};
+use crate::config::{Hierarchy, Transport};
+
+/// The job key as 64 hexadecimal digits.
+pub const JOB_KEY: &str = "ALLHANDS_JOB_KEY";
+
+/// A file that holds the job key as 64 hexadecimal digits.
+pub const JOB_KEY_FILE: &str = "ALLHANDS_JOB_KEY_FILE";
+
+/// Which interface to use, in NCCL's grammar or as a network; then `GLOO_SOCKET_IFNAME`, then
+/// `NCCL_SOCKET_IFNAME` are looked at.
+pub const INTERFACE: [&str; 3] =
+    ["ALLHANDS_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"];
+
+/// How long an operation may take, in seconds.
+pub const TIMEOUT: &str = "ALLHANDS_TIMEOUT_SECONDS";
+
+/// How long ranks wait for each other at the start, in seconds.
+pub const RENDEZVOUS_TIMEOUT: &str = "ALLHANDS_RENDEZVOUS_TIMEOUT_SECONDS";
+
+/// How ranks of one host reach each other: `auto` or `tcp`.
+pub const TRANSPORT: &str = "ALLHANDS_TRANSPORT";
+
+/// Whether algorithms tell hosts apart: `auto` or `off`.
+pub const HIERARCHY: &str = "ALLHANDS_HIERARCHY";
+
+/// The file with the table of algorithms, as `cargo xtask tune` writes it. The same on all ranks.
+pub const TABLE: &str = "ALLHANDS_TABLE";
+
+/// Most bytes of such a file that are read.
+pub const TABLE_BYTES_MAX: u64 = 1 << 20;
+
+pub(super) fn seconds(
+    variables: &impl Variables,
+    name: &'static str,
+) -> Result<Option<Duration>, EnvError> {
+    let Some(value) = variables.value(name) else { return Ok(None) };
+    let expected = "a number of seconds above 0";
+    let seconds: f64 = parse(name, &value, expected)?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(limit) if !limit.is_zero() => Ok(Some(limit)),
+        _ => Err(EnvError::Value { variable: name, value, expected }),
+    }
+}
+
+pub(super) fn key(variables: &impl Variables) -> Result<Option<JobKey>, EnvError> {
+    if let Some(hex) = variables.value(JOB_KEY) {
+        let key = JobKey::from_hex(hex.trim());
+        return key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY, source });
+    }
+    let Some(path) = variables.value(JOB_KEY_FILE).map(PathBuf::from) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| EnvError::KeyFile { path, reason: error.to_string() })?;
+    let key = JobKey::from_hex(text.trim());
+    key.map(Some).map_err(|source| EnvError::Key { variable: JOB_KEY_FILE, source })
+}
+
+/// The choice that a variable names, among those that there are.
+fn choice<T: Copy>(
+    variables: &impl Variables,
+    variable: &'static str,
+    choices: &[(&str, T)],
+    expected: &'static str,
+) -> Result<Option<T>, EnvError> {
+    let Some(value) = variables.value(variable) else { return Ok(None) };
+    match choices.iter().find(|(name, _)| *name == value.trim()) {
+        Some(&(_, chosen)) => Ok(Some(chosen)),
+        None => Err(EnvError::Value { variable, value, expected }),
+    }
+}
+
+pub(super) fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> {
+    let choices = [Transport::Auto, Transport::Tcp].map(|transport| (transport.name(), transport));
+    choice(variables, TRANSPORT, &choices, "auto or tcp")
+}
+
+pub(super) fn hierarchy(variables: &impl Variables) -> Result<Option<Hierarchy>, EnvError> {
+    let choices = [("auto", Hierarchy::Auto), ("off", Hierarchy::Off)];
+    choice(variables, HIERARCHY, &choices, "auto or off")
+}
+
+pub(super) fn table(variables: &impl Variables) -> Result<Option<Table>, EnvError> {
+    let Some(path) = variables.value(TABLE).map(PathBuf::from) else { return Ok(None) };
+    let mut text = String::new();
+    let read =
+        File::open(&path).and_then(|file| file.take(TABLE_BYTES_MAX + 1).read_to_string(&mut text));
+    let reason = match read {
+        Err(error) => error.to_string(),
+        Ok(_) if text.len() as u64 > TABLE_BYTES_MAX => {
+            format!("it is longer than {TABLE_BYTES_MAX} bytes")
+        }
+        Ok(_) => {
+            let table = text.parse().map(Some);
+            return table.map_err(|source| EnvError::Table { path, source });
+        }
+    };
+    Err(EnvError::TableFile { path, reason })
+}
+
+pub(super) fn interface(variables: &impl Variables) -> Result<Option<InterfaceChoice>, EnvError> {
+    for variable in INTERFACE {
+        if let Some(value) = variables.value(variable) {
+            return value.parse().map(Some).map_err(|source| EnvError::Interface {
+                variable,
+                value: value.clone(),
+                source,
+            });
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Launch;
+
+    const RANK: [(&str, &str); 4] = [
+        ("RANK", "2"),
+        ("WORLD_SIZE", "4"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29500"),
+    ];
+
+    /// The launch of a rank that has these variables, too.
+    fn with(more: &[(&str, &str)]) -> Result<Launch, EnvError> {
+        Launch::from_variables(&|name: &str| {
+            let found = RANK.iter().chain(more).find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn what_is_not_set_is_left_to_the_config() {
+        let launch = with(&[]).unwrap();
+        assert_eq!((launch.interface, launch.timeout), (None, None));
+        assert_eq!((launch.rendezvous_timeout, launch.transport), (None, None));
+        assert_eq!((launch.hierarchy, launch.table), (None, None));
+        assert!(launch.key.is_none());
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_value() {
+        let refused = |name, value| with(&[(name, value)]).unwrap_err().to_string();
+        assert!(refused("ALLHANDS_JOB_KEY", "abc").contains("ALLHANDS_JOB_KEY"));
+        assert!(refused("ALLHANDS_JOB_KEY_FILE", "/no/file").contains("ALLHANDS_JOB_KEY_FILE"));
+        assert!(refused("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
+        assert!(refused("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
+        assert!(refused("ALLHANDS_HIERARCHY", "on").contains("\"on\" is not auto or off"));
+        assert!(refused("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
+    }
+
+    #[test]
+    fn a_table_comes_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("table");
+        let with_table = || with(&[("ALLHANDS_TABLE", file.to_str().unwrap())]);
+        let error = with_table().unwrap_err();
+        assert!(matches!(error, EnvError::TableFile { .. }), "{error}");
+        std::fs::write(&file, Table::network().to_string()).unwrap();
+        assert_eq!(with_table().unwrap().table, Some(Table::network()));
+        std::fs::write(&file, "allhands-table 1\nall_reduce any any rings").unwrap();
+        let error = with_table().unwrap_err().to_string();
+        assert!(error.contains("line 2: \"rings\" is not an algorithm"), "{error}");
+        std::fs::write(&file, "#".repeat(TABLE_BYTES_MAX as usize + 1)).unwrap();
+        let error = with_table().unwrap_err().to_string();
+        assert!(error.contains("longer than 1048576 bytes"), "{error}");
+    }
+}
