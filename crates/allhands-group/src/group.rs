@@ -106,6 +106,7 @@ impl ProcessGroup {
         config.hierarchy = launch.hierarchy.unwrap_or(config.hierarchy);
         config.table = launch.table.clone().map_or(config.table, TableChoice::Given);
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
+        config.tcp.family = launch.family.unwrap_or(config.tcp.family);
         config.tcp.reach = match launch.reach {
             Reach::Unknown => config.tcp.reach,
             known => known,

@@ -48,15 +48,15 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use allhands_plan::{Rank, Table};
-use allhands_transport::interface::{InterfaceChoice, Reach};
+use allhands_transport::interface::{Family, InterfaceChoice, Reach};
 use allhands_wire::JobKey;
 
 pub use error::EnvError;
 pub use launcher::Launcher;
 use launcher::{Host, Told};
 pub use settings::{
-    HIERARCHY, INTERFACE, JOB_KEY, JOB_KEY_FILE, RENDEZVOUS_TIMEOUT, TABLE, TABLE_BYTES_MAX,
-    TIMEOUT, TRANSPORT,
+    FAMILY, HIERARCHY, INTERFACE, JOB_KEY, JOB_KEY_FILE, RENDEZVOUS_TIMEOUT, TABLE,
+    TABLE_BYTES_MAX, TIMEOUT, TRANSPORT,
 };
 pub use variables::{ProcessEnvironment, Variables};
 
@@ -104,6 +104,8 @@ pub struct Launch {
     pub key: Option<JobKey>,
     /// Which interface to use, if it was said.
     pub interface: Option<InterfaceChoice>,
+    /// Which versions of IP to use, if it was said.
+    pub family: Option<Family>,
     /// How long an operation may take, if it was said.
     pub timeout: Option<Duration>,
     /// How long ranks wait for each other, if it was said.
@@ -161,6 +163,7 @@ impl Launch {
             restart: told.restart,
             key: settings::key(variables)?,
             interface: settings::interface(variables)?,
+            family: settings::family(variables)?,
             timeout: settings::seconds(variables, TIMEOUT)?,
             rendezvous_timeout: settings::seconds(variables, RENDEZVOUS_TIMEOUT)?,
             transport: settings::transport(variables)?,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use allhands_plan::Table;
-use allhands_transport::interface::InterfaceChoice;
+use allhands_transport::interface::{Family, InterfaceChoice};
 use allhands_wire::JobKey;
 
 use super::EnvError;
@@ -19,10 +19,15 @@ pub const JOB_KEY: &str = "ALLHANDS_JOB_KEY";
 /// A file that holds the job key as 64 hexadecimal digits.
 pub const JOB_KEY_FILE: &str = "ALLHANDS_JOB_KEY_FILE";
 
-/// Which interface to use, in NCCL's grammar or as a network; then `GLOO_SOCKET_IFNAME`, then
-/// `NCCL_SOCKET_IFNAME` are looked at.
-pub const INTERFACE: [&str; 3] =
-    ["ALLHANDS_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"];
+/// Gloo's own choice of an interface.
+const GLOO_INTERFACE: &str = "GLOO_SOCKET_IFNAME";
+
+/// Which interface to use, in NCCL's grammar or as a network: the first of these that is set. Plain names in
+/// `GLOO_SOCKET_IFNAME` are whole names, as they are for gloo, and not the start of one.
+pub const INTERFACE: [&str; 3] = ["ALLHANDS_SOCKET_IFNAME", GLOO_INTERFACE, "NCCL_SOCKET_IFNAME"];
+
+/// Which version of IP to use, `AF_INET` or `AF_INET6`: the first of these that is set.
+pub const FAMILY: [&str; 2] = ["ALLHANDS_SOCKET_FAMILY", "NCCL_SOCKET_FAMILY"];
 
 /// How long an operation may take, in seconds.
 pub const TIMEOUT: &str = "ALLHANDS_TIMEOUT_SECONDS";
@@ -112,11 +117,32 @@ pub(super) fn table(variables: &impl Variables) -> Result<Option<Table>, EnvErro
 pub(super) fn interface(variables: &impl Variables) -> Result<Option<InterfaceChoice>, EnvError> {
     for variable in INTERFACE {
         if let Some(value) = variables.value(variable) {
-            return value.parse().map(Some).map_err(|source| EnvError::Interface {
+            let choice = match exact(variable, &value) {
+                Some(names) => names.parse(),
+                None => value.parse(),
+            };
+            return choice.map(Some).map_err(|source| EnvError::Interface {
                 variable,
                 value: value.clone(),
                 source,
             });
+        }
+    }
+    Ok(None)
+}
+
+/// Names in gloo's variable are whole, as gloo has it: its `eth1` is not `eth10`.
+fn exact(variable: &str, value: &str) -> Option<String> {
+    let plain = !value.trim_start().starts_with(['^', '=']);
+    (variable == GLOO_INTERFACE && plain).then(|| format!("={}", value.trim()))
+}
+
+pub(super) fn family(variables: &impl Variables) -> Result<Option<Family>, EnvError> {
+    let choices = [("AF_INET", Family::V4), ("AF_INET6", Family::V6)];
+    for variable in FAMILY {
+        let family = choice(variables, variable, &choices, "AF_INET or AF_INET6")?;
+        if family.is_some() {
+            return Ok(family);
         }
     }
     Ok(None)
@@ -145,7 +171,7 @@ mod tests {
     #[test]
     fn what_is_not_set_is_left_to_the_config() {
         let launch = with(&[]).unwrap();
-        assert_eq!((launch.interface, launch.timeout), (None, None));
+        assert_eq!((launch.interface, launch.family, launch.timeout), (None, None, None));
         assert_eq!((launch.rendezvous_timeout, launch.transport), (None, None));
         assert_eq!((launch.hierarchy, launch.table), (None, None));
         assert!(launch.key.is_none());
@@ -160,6 +186,26 @@ mod tests {
         assert!(refused("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
         assert!(refused("ALLHANDS_HIERARCHY", "on").contains("\"on\" is not auto or off"));
         assert!(refused("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
+        let error = refused("NCCL_SOCKET_FAMILY", "IPv6");
+        assert!(
+            error.contains("NCCL_SOCKET_FAMILY=\"IPv6\" is not AF_INET or AF_INET6"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn interfaces_are_read_in_the_grammar_of_their_variable() {
+        let choice = |pairs: &[(&str, &str)]| with(pairs).unwrap().interface.unwrap().to_string();
+        let (ours, gloo, nccl) = (INTERFACE[0], INTERFACE[1], INTERFACE[2]);
+        assert_eq!(choice(&[(nccl, "eth,ib")]), "eth,ib");
+        assert_eq!(choice(&[(gloo, "eth1, ib0"), (nccl, "eth")]), "=eth1,ib0");
+        assert_eq!(choice(&[(gloo, "^docker")]), "^docker");
+        assert_eq!(choice(&[(gloo, "=eth1")]), "=eth1");
+        assert_eq!(choice(&[(gloo, "10.0.0.0/8")]), "10.0.0.0/8");
+        assert_eq!(choice(&[(ours, "eth"), (gloo, "ib0")]), "eth");
+        let family = |pairs: &[(&str, &str)]| with(pairs).unwrap().family;
+        assert_eq!(family(&[(FAMILY[1], "AF_INET6")]), Some(Family::V6));
+        assert_eq!(family(&[(FAMILY[0], "AF_INET"), (FAMILY[1], "AF_INET6")]), Some(Family::V4));
     }
 
     #[test]
