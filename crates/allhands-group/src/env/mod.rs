@@ -9,6 +9,8 @@
 //!   nothing: MPI's launchers, Flux and PALS across hosts.
 //! - Launchers that contradict each other are an error; only Slurm yields, because it starts the daemons of others.
 //!
+//! [`report_error`] tells torchrun why a rank fails.
+//!
 //! ```
 //! use allhands_group::env::{Launch, Launcher};
 //!
@@ -38,6 +40,7 @@ mod launcher;
 mod mpi;
 mod pals;
 mod port;
+mod report;
 mod settings;
 mod slurm;
 mod variables;
@@ -54,6 +57,7 @@ use allhands_wire::JobKey;
 pub use error::EnvError;
 pub use launcher::Launcher;
 use launcher::{Host, Told};
+pub use report::{ERROR_FILE, report_error};
 pub use settings::{
     FAMILY, HIERARCHY, INTERFACE, JOB_KEY, JOB_KEY_FILE, RENDEZVOUS_TIMEOUT, TABLE,
     TABLE_BYTES_MAX, TIMEOUT, TRANSPORT,
