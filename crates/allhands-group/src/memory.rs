@@ -11,7 +11,7 @@ use allhands_collectives::Board;
 use allhands_shm::arena::ArenaError;
 use allhands_shm::layout::Layout;
 use allhands_shm::links::{HostLink, HostLinks};
-use allhands_shm::meet::{Door, HostPeer, Member, Name, Offer};
+use allhands_shm::meet::{Door, HostPeer, Name, Offer};
 use allhands_shm::ring;
 use allhands_shm::segment::{OwnSegment, SEGMENT_MAX};
 use allhands_shm::wake::{Barrier, Bells, Knocker, event};
@@ -96,8 +96,7 @@ pub(crate) fn share(
     on_host: u32,
     deadline: Instant,
 ) -> Result<Joined, Error> {
-    let Membership { job_id, key, epoch, me, world } = membership.clone();
-    let member = Member { job_id, key, epoch, me, world };
+    let Membership { me, world, .. } = *membership;
     let prepared = match open(world) {
         Ok(prepared) => Some(prepared),
         Err(reason) => {
@@ -122,16 +121,16 @@ pub(crate) fn share(
         return Ok(Joined::over(Box::new(links), on_host));
     };
     let Prepared { door, layout, offer, arena } = prepared;
-    let reached = door.reach(&names, member.me);
+    let reached = door.reach(&names, me);
     let mut bits: Vec<u8> = reached.iter().map(|stream| u8::from(stream.is_some())).collect();
     bits.resize(world as usize, 0);
     let matrix = meeting.all("reach", &bits)?;
     // Everybody has read the doors; the next meeting must not.
     hall.leave("door");
     let has = |row: &[u8], rank: usize| row.get(rank) == Some(&1);
-    let me = member.me.index();
+    let me = me.index();
     let reached_by: Vec<bool> = matrix.iter().map(|row| has(row, me)).collect();
-    let results = door.meet(&member, layout, &offer, reached, &reached_by, deadline);
+    let results = door.meet(membership, layout, &offer, reached, &reached_by, deadline);
     let mut peers: Vec<Option<HostPeer>> = Vec::new();
     for result in results {
         peers.push(match result {

@@ -25,8 +25,10 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use allhands_transport::tcp::Membership;
 use allhands_wire::{
-    HandshakeState, Identity, Initiator, JobHash, JobKey, Nonce, Peer, Purpose, Reject, Responder,
+    HandshakeError, HandshakeState, Identity, Initiator, JobHash, Nonce, Peer, Purpose, Reject,
+    Responder,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
@@ -38,7 +40,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::credentials::Credentials;
 use crate::layout::{Layout, WORLD_MAX};
-use crate::segment::{OwnSegment, PeerSegment};
+use crate::segment::{OwnSegment, PeerSegment, SegmentError};
 use crate::wake::{Barrier, PeerBell};
 
 /// Bytes of a door's name.
@@ -83,11 +85,29 @@ pub enum MeetError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The connection to it broke.
+    #[error("the connection to {peer} broke: {source}")]
+    Lost {
+        /// Who.
+        peer: Peer,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It belongs to another user.
+    #[error("{peer} runs as user {uid}, not as this rank's")]
+    OtherUser {
+        /// Who.
+        peer: Peer,
+        /// Its user.
+        uid: u32,
+    },
     /// It is not who it should be.
-    #[error("{peer} did not prove that it belongs to the job")]
+    #[error("{peer} did not prove that it belongs to the job: {source}")]
     Unproven {
         /// Who.
         peer: Peer,
+        /// Where the handshake ended.
+        source: HandshakeError,
     },
     /// What it sent is not what the protocol says.
     #[error("{peer} sent a card that makes no sense")]
@@ -95,9 +115,17 @@ pub enum MeetError {
         /// Who.
         peer: Peer,
     },
-    /// One of the two could not map the other's memory.
-    #[error("{peer} and this rank cannot map each other's memory")]
+    /// This rank cannot map its memory.
+    #[error("cannot map the memory of {peer}: {source}")]
     Unmapped {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        source: SegmentError,
+    },
+    /// It cannot use this rank's memory.
+    #[error("{peer} cannot use this rank's memory; its own log says why")]
+    Refused {
         /// Who.
         peer: Peer,
     },
@@ -113,6 +141,16 @@ pub enum MeetError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> MeetError {
     move |source| MeetError::System { what, source }
+}
+
+/// What a failed read or write of a visit that began at `begun` says of `peer`.
+fn broken(peer: Peer, begun: Instant) -> impl Fn(io::Error) -> MeetError + Copy {
+    move |source| match source.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            MeetError::Late { peer, waited: begun.elapsed() }
+        }
+        _ => MeetError::Lost { peer, source },
+    }
 }
 
 /// What this rank brings: its segment, how it is woken, and its arena if it has one.
@@ -144,32 +182,16 @@ pub struct HostPeer {
 }
 
 /// Who a rank is, for the handshake.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// The job's name.
-    pub job_id: String,
-    /// The job's key.
-    pub key: JobKey,
-    /// The generation of the mesh.
-    pub epoch: u32,
-    /// This rank.
-    pub me: Peer,
-    /// Ranks of the mesh.
-    pub world: u32,
-}
-
-impl Member {
-    fn identity(&self) -> Identity {
-        Identity {
-            // A job of its own: nobody takes a mesh's connection for one of these.
-            job: JobHash::of(&format!("{}/memory", self.job_id)),
-            epoch: self.epoch,
-            me: self.me,
-            world: self.world,
-            lanes: 1,
-            pid: std::process::id(),
-            host: Default::default(),
-        }
+fn identity(member: &Membership) -> Identity {
+    Identity {
+        // A job of its own: nobody takes a mesh's connection for one of these.
+        job: JobHash::of(&format!("{}/memory", member.job_id)),
+        epoch: member.epoch,
+        me: member.me,
+        world: member.world,
+        lanes: 1,
+        pid: std::process::id(),
+        host: Default::default(),
     }
 }
 
@@ -215,7 +237,7 @@ impl Door {
     /// this rank itself and for those elsewhere.
     pub fn meet(
         &self,
-        member: &Member,
+        member: &Membership,
         layout: Layout,
         offer: &Offer,
         reached: Vec<Option<UnixStream>>,
@@ -263,7 +285,7 @@ impl Door {
     /// Lets the next visitor in.
     fn admit(
         &self,
-        member: &Member,
+        member: &Membership,
         layout: Layout,
         offer: &Offer,
         expected: &[Peer],
@@ -284,12 +306,12 @@ impl Door {
                 Err(error) => return Err(Admission::Failed(system("accept")(error))),
             }
         };
-        if !same_user(&stream) {
+        if !matches!(other_user(&stream), Ok(None)) {
             return Err(Admission::Stranger);
         }
         let mut nonce = Nonce([0; 16]);
         getrandom::fill(&mut nonce.0).map_err(|_| Admission::Stranger)?;
-        let mut responder = Responder::new(&member.key, &member.identity(), nonce);
+        let mut responder = Responder::new(&member.key, &identity(member), nonce);
         let hello = loop {
             match responder.state() {
                 HandshakeState::Granted(hello) if responder.poll_output().is_empty() => {
@@ -410,10 +432,10 @@ fn ready(descriptor: BorrowedFd<'_>, deadline: Instant) -> bool {
     matches!(rustix::event::poll(&mut polled, Some(&left)), Ok(1..)) || Instant::now() < deadline
 }
 
-/// Whether the process on the other side belongs to this one's user.
-fn same_user(stream: &UnixStream) -> bool {
-    Credentials::of(stream)
-        .is_ok_and(|credentials| credentials.uid == rustix::process::geteuid().as_raw())
+/// The user of the process on the other side, if it is not this one's.
+fn other_user(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let uid = Credentials::of(stream)?.uid;
+    Ok((uid != rustix::process::geteuid().as_raw()).then_some(uid))
 }
 
 /// Lets the next read or write take until the deadline; each of a visit's, or those that come in drops have no end.
@@ -431,7 +453,7 @@ fn patient(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
 
 /// Two ranks on one connection.
 struct Visit<'a> {
-    member: &'a Member,
+    member: &'a Membership,
     layout: Layout,
     offer: &'a Offer,
     peer: Peer,
@@ -442,18 +464,20 @@ impl Visit<'_> {
     /// At the door of a lower rank.
     fn call(&self, stream: &UnixStream) -> Result<HostPeer, MeetError> {
         let peer = self.peer;
-        if !same_user(stream) {
-            return Err(MeetError::Unproven { peer });
+        if let Some(uid) = other_user(stream).map_err(system("tell a peer's user"))? {
+            return Err(MeetError::OtherUser { peer, uid });
         }
         let mut nonce = Nonce([0; 16]);
         getrandom::fill(&mut nonce.0).map_err(io::Error::from).map_err(system("draw a nonce"))?;
-        let who = self.member.identity();
+        let who = identity(self.member);
         let mut initiator = Initiator::new(&self.member.key, &who, peer, Purpose::Control, nonce);
         let begun = Instant::now();
         loop {
             match initiator.state() {
                 HandshakeState::Granted(_) => return self.swap(stream),
-                HandshakeState::Failed(_) => return Err(MeetError::Unproven { peer }),
+                HandshakeState::Failed(source) => {
+                    return Err(MeetError::Unproven { peer, source });
+                }
                 HandshakeState::Working | HandshakeState::Deciding(_) => {}
             }
             let output = initiator.poll_output().to_vec();
@@ -463,27 +487,26 @@ impl Visit<'_> {
                     initiator.handle_bytes(bytes);
                 }
             })
-            .map_err(|_| MeetError::Late { peer, waited: begun.elapsed() })?;
+            .map_err(broken(peer, begun))?;
         }
     }
 
     /// Swaps descriptors with a rank that has proved who it is, and agrees with it whether to use them.
     fn swap(&self, stream: &UnixStream) -> Result<HostPeer, MeetError> {
         let peer = self.peer;
-        let begun = Instant::now();
-        let late = || MeetError::Late { peer, waited: begun.elapsed() };
+        let broken = broken(peer, Instant::now());
         let in_time = || patient(stream, self.deadline);
-        in_time().and_then(|()| self.send_card(stream)).map_err(|_| late())?;
-        in_time().map_err(|_| late())?;
-        let card = self.receive_card(stream);
+        in_time().and_then(|()| self.send_card(stream)).map_err(broken)?;
+        in_time().map_err(broken)?;
+        let card = self.receive_card(stream, broken);
         let mapped = card.and_then(|card| self.map(stream, card));
         // Both must have succeeded, or neither uses it.
         let mut stream = stream;
-        stream.write_all(&[u8::from(mapped.is_ok())]).map_err(|_| late())?;
+        stream.write_all(&[u8::from(mapped.is_ok())]).map_err(broken)?;
         let mut theirs = [0];
-        in_time().and_then(|()| stream.read_exact(&mut theirs)).map_err(|_| late())?;
+        in_time().and_then(|()| stream.read_exact(&mut theirs)).map_err(broken)?;
         match mapped {
-            Ok(_) if theirs != [1] => Err(MeetError::Unmapped { peer }),
+            Ok(_) if theirs != [1] => Err(MeetError::Refused { peer }),
             mapped => mapped,
         }
     }
@@ -510,7 +533,11 @@ impl Visit<'_> {
         if sent == CARD_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    fn receive_card(&self, stream: &UnixStream) -> Result<Card, MeetError> {
+    fn receive_card(
+        &self,
+        stream: &UnixStream,
+        broken: impl Fn(io::Error) -> MeetError,
+    ) -> Result<Card, MeetError> {
         let garbled = || MeetError::Garbled { peer: self.peer };
         let mut card = [0; CARD_LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -518,7 +545,7 @@ impl Visit<'_> {
         let mut target = [IoSliceMut::new(&mut card)];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let receive = || Ok(rustix::net::recvmsg(stream, &mut target, &mut rights, flags)?);
-        let came = persist(receive).map_err(system("receive descriptors"))?;
+        let came = persist(receive).map_err(broken)?;
         let mut descriptors: Vec<OwnedFd> = Vec::new();
         for message in rights.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -548,7 +575,7 @@ impl Visit<'_> {
     }
 
     fn map(&self, stream: &UnixStream, card: Card) -> Result<HostPeer, MeetError> {
-        let unmapped = |_| MeetError::Unmapped { peer: self.peer };
+        let unmapped = |source| MeetError::Unmapped { peer: self.peer, source };
         // Whoever wakes a rank must not wait for it.
         let events = [&card.bell, &card.knocker];
         if !events.into_iter().all(|event| {

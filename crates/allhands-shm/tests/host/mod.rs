@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use allhands_shm::board::Board;
 use allhands_shm::layout::Layout;
 use allhands_shm::links::{HostLink, HostLinks};
-use allhands_shm::meet::{Door, HostPeer, MeetError, Member, Name, Offer};
+use allhands_shm::meet::{Door, HostPeer, MeetError, Name, Offer};
 use allhands_shm::ring::ends;
 use allhands_shm::segment::OwnSegment;
 use allhands_shm::wake::{Barrier, Bells, Knocker, event};
-use allhands_transport::tcp::TcpLinks;
+use allhands_transport::tcp::{Membership, TcpLinks};
 use allhands_wire::{JobKey, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -26,7 +26,7 @@ pub(crate) type Met = Vec<Option<Result<HostPeer, MeetError>>>;
 
 /// A rank that has opened its door.
 pub(crate) struct Rank {
-    pub(crate) member: Member,
+    pub(crate) member: Membership,
     pub(crate) layout: Layout,
     pub(crate) door: Door,
     pub(crate) offer: Offer,
@@ -40,9 +40,9 @@ pub(crate) struct Shared {
     pub(crate) knocker: OwnedFd,
 }
 
-pub(crate) fn member(me: u32, world: u32) -> Member {
+pub(crate) fn member(me: u32, world: u32) -> Membership {
     let key = JobKey::new([7; 32]);
-    Member { job_id: "test".to_owned(), key, epoch: 0, me: Peer(me), world }
+    Membership { job_id: "test".to_owned(), key, epoch: 0, me: Peer(me), world }
 }
 
 impl Rank {
