@@ -21,7 +21,7 @@ use allhands_wire::{JobKey, Peer};
 use crate::config::{Config, Spread, TableChoice, Transport};
 use crate::env::{Launch, ProcessEnvironment, ServedBy};
 use crate::error::Error;
-use crate::memory::{self, Arena};
+use crate::memory::{self, Memory};
 
 /// Longest wait that a moment is computed for; a longer limit means "never".
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     /// Kept so that a store served by rank 0 lives as long as the group.
     store: Option<Arc<dyn Store>>,
     /// Memory that ranks of this host read in place, if there is any.
-    arena: Option<Arc<Arena>>,
+    memory: Option<Memory>,
 }
 
 impl ProcessGroup {
@@ -217,7 +217,7 @@ impl ProcessGroup {
         store: Option<Arc<dyn Store>>,
         locality: Option<Locality>,
     ) -> Result<Self, Error> {
-        let Joined { links, board, arena, on_host } = joined;
+        let Joined { links, board, memory, on_host } = joined;
         let world = links.world();
         let spread = match board {
             Some(_) => Spread::OneMemory,
@@ -249,7 +249,7 @@ impl ProcessGroup {
             config.selection(spread, locality),
         )?;
         Ok(Self {
-            inner: Arc::new(Inner { communicator, store, arena }),
+            inner: Arc::new(Inner { communicator, store, memory }),
             options: CallOptions::default().with_timeout(config.timeout),
         })
     }
@@ -289,8 +289,8 @@ impl ProcessGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn alloc(&self, dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
-        match &self.inner.arena {
-            Some(arena) => memory::alloc(arena, dtype, shape),
+        match &self.inner.memory {
+            Some(memory) => memory.alloc(dtype, shape),
             None => Tensor::try_zeros(dtype, shape),
         }
     }
@@ -418,7 +418,7 @@ pub(crate) struct Joined {
     /// Memory that all of them share, if they do.
     pub(crate) board: Option<Board>,
     /// This rank's part that its tensors can lie in.
-    pub(crate) arena: Option<Arc<Arena>>,
+    pub(crate) memory: Option<Memory>,
     /// Ranks on this host, this one included.
     pub(crate) on_host: u32,
 }
@@ -426,7 +426,7 @@ pub(crate) struct Joined {
 impl Joined {
     /// By links alone.
     pub(crate) fn over(links: Box<dyn Links>, on_host: u32) -> Self {
-        Self { links, board: None, arena: None, on_host }
+        Self { links, board: None, memory: None, on_host }
     }
 }
 
@@ -448,10 +448,10 @@ impl Meeting {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The same meeting in a room of its own.
+    /// The same meeting under a name of its own.
     #[cfg(target_os = "linux")]
-    pub(crate) fn within(&self, room: &str) -> Self {
-        let store = PrefixStore::new(room.to_owned(), Arc::new(self.store.clone()));
+    pub(crate) fn within(&self, name: &str) -> Self {
+        let store = PrefixStore::new(name.to_owned(), Arc::new(self.store.clone()));
         let Self { rank, world_size, deadline, limit, .. } = *self;
         Self { store, rank, world_size, deadline, limit }
     }

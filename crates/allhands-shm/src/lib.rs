@@ -4,6 +4,7 @@
 pub mod arena;
 pub mod board;
 mod credentials;
+pub mod host;
 pub mod layout;
 pub mod links;
 pub mod meet;
