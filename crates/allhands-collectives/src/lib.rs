@@ -21,10 +21,6 @@ mod processors;
 mod recipe;
 mod seat;
 mod selection;
-#[cfg(target_os = "linux")]
-mod shelf;
-#[cfg(not(target_os = "linux"))]
-#[path = "no_shelf.rs"]
 mod shelf;
 
 pub use communicator::{CallOptions, Communicator, DEFAULT_TIMEOUT, Message, Scope, Spec};

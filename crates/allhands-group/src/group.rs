@@ -449,7 +449,6 @@ impl Meeting {
     }
 
     /// The same meeting under a name of its own.
-    #[cfg(target_os = "linux")]
     pub(crate) fn within(&self, name: &str) -> Self {
         let store = PrefixStore::new(name.to_owned(), Arc::new(self.store.clone()));
         let Self { rank, world_size, deadline, limit, .. } = *self;

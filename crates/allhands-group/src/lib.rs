@@ -10,10 +10,6 @@ mod config;
 pub mod env;
 mod error;
 mod group;
-#[cfg(target_os = "linux")]
-mod memory;
-#[cfg(not(target_os = "linux"))]
-#[path = "no_memory.rs"]
 mod memory;
 mod scope;
 mod verbs;

@@ -27,8 +27,7 @@ use std::time::{Duration, Instant};
 
 use allhands_transport::tcp::Membership;
 use allhands_wire::{
-    HandshakeError, HandshakeState, Identity, Initiator, JobHash, Nonce, Peer, Purpose, Reject,
-    Responder,
+    HandshakeState, Identity, Initiator, JobHash, Nonce, Peer, Purpose, Reject, Responder,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
@@ -38,16 +37,13 @@ use rustix::net::{
 };
 use rustix::process::{PidfdFlags, pidfd_open};
 
+pub use crate::error::MeetError;
+pub use crate::host::{NAME_LEN, Name};
+
 use crate::credentials::Credentials;
 use crate::layout::{Layout, WORLD_MAX};
-use crate::segment::{OwnSegment, PeerSegment, SegmentError};
+use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::{Barrier, PeerBell};
-
-/// Bytes of a door's name.
-pub const NAME_LEN: usize = 16;
-
-/// A door's name, to be told to the other ranks.
-pub type Name = [u8; NAME_LEN];
 
 /// Visitors that may wait at a door: all ranks of a host, and as many strangers.
 const QUEUE: i32 = 2 * WORLD_MAX as i32;
@@ -64,80 +60,6 @@ const DESCRIPTORS: usize = 4;
 /// What goes with the descriptors: format, barrier, arena length.
 const CARD_LEN: usize = 16;
 const CARD_FORMAT: u8 = 1;
-
-/// Why memory is not shared with a rank.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MeetError {
-    /// The operating system refuses.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What was asked of it.
-        what: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-    /// It did not come, or did not answer, in time.
-    #[error("{peer} did not answer within {waited:.1?}")]
-    Late {
-        /// Who.
-        peer: Peer,
-        /// How long it was waited for.
-        waited: Duration,
-    },
-    /// The connection to it broke.
-    #[error("the connection to {peer} broke: {source}")]
-    Lost {
-        /// Who.
-        peer: Peer,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It belongs to another user.
-    #[error("{peer} runs as user {uid}, not as this rank's")]
-    OtherUser {
-        /// Who.
-        peer: Peer,
-        /// Its user.
-        uid: u32,
-    },
-    /// It is not who it should be.
-    #[error("{peer} did not prove that it belongs to the job: {source}")]
-    Unproven {
-        /// Who.
-        peer: Peer,
-        /// Where the handshake ended.
-        source: HandshakeError,
-    },
-    /// What it sent is not what the protocol says.
-    #[error("{peer} sent a card that makes no sense")]
-    Garbled {
-        /// Who.
-        peer: Peer,
-    },
-    /// This rank cannot map its memory.
-    #[error("cannot map the memory of {peer}: {source}")]
-    Unmapped {
-        /// Who.
-        peer: Peer,
-        /// Why.
-        source: SegmentError,
-    },
-    /// It cannot use this rank's memory.
-    #[error("{peer} cannot use this rank's memory; its own log says why")]
-    Refused {
-        /// Who.
-        peer: Peer,
-    },
-    /// Too many strangers came to the door.
-    #[error("{strangers} strangers came to the door, the last of them instead of {peer}")]
-    Crowded {
-        /// How many.
-        strangers: u32,
-        /// Who was expected.
-        peer: Peer,
-    },
-}
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> MeetError {
     move |source| MeetError::System { what, source }

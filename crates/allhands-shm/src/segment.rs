@@ -14,45 +14,11 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+pub use crate::error::{SEGMENT_MAX, SegmentError};
+
 /// The seals that a segment has, and without which nobody maps it.
 fn seals() -> SealFlags {
     SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE | SealFlags::SEAL
-}
-
-/// Longest segment: far above every use, far below what would wrap an address.
-pub const SEGMENT_MAX: usize = 1 << 40;
-
-/// Why a segment is not to be had.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SegmentError {
-    /// The operating system refuses.
-    #[error("shared memory of {len} bytes: cannot {what}: {source}")]
-    System {
-        /// What was asked of it.
-        what: &'static str,
-        /// Bytes of the segment.
-        len: usize,
-        /// What it said.
-        source: io::Error,
-    },
-    /// A length of nothing, or beyond [`SEGMENT_MAX`].
-    #[error("shared memory of {len} bytes is not within 1..={SEGMENT_MAX}")]
-    Length {
-        /// The length.
-        len: u64,
-    },
-    /// A peer's segment lacks the seals that make it safe to map.
-    #[error("a peer's shared memory is not sealed: it could shrink or change its writer")]
-    Unsealed,
-    /// A peer's segment is shorter than it must be.
-    #[error("a peer's shared memory has {len} bytes instead of {expected}")]
-    Short {
-        /// Its length.
-        len: u64,
-        /// The length that was agreed on.
-        expected: usize,
-    },
 }
 
 /// A mapping, unmapped on drop.
