@@ -139,6 +139,19 @@ pub enum Error {
         /// The panic's message.
         reason: String,
     },
+    /// A thread panicked while it drove the operations of its process.
+    #[error(
+        "{context}: a driver panicked on {}: {reason}; its log has the panic's message, please report it",
+        Ranks(ranks)
+    )]
+    DriverPanicked {
+        /// This rank's call.
+        context: Box<Context>,
+        /// Where.
+        ranks: Vec<Rank>,
+        /// What is known of it.
+        reason: String,
+    },
     /// A peer sent something that no correct program sends.
     #[error(
         "{context}: {} broke the protocol: {reason}; do all ranks run the same version?",
@@ -417,6 +430,7 @@ impl Who {
             },
             Cause::UserAbort => Error::Aborted { context, ranks, reason },
             Cause::HookPanic => Error::HookPanicked { context, ranks, reason },
+            Cause::DriverPanic => Error::DriverPanicked { context, ranks, reason },
             Cause::Protocol => Error::Protocol { context, ranks, reason },
         }
     }
@@ -432,6 +446,7 @@ impl Error {
             | Self::PeerSilent { ranks, .. }
             | Self::Aborted { ranks, .. }
             | Self::HookPanicked { ranks, .. }
+            | Self::DriverPanicked { ranks, .. }
             | Self::Protocol { ranks, .. } => ranks.clone(),
             Self::Timeout { missing, .. } => missing.clone(),
             Self::Invalid { .. } => Vec::new(),
@@ -448,6 +463,7 @@ impl Error {
             | Self::Timeout { context, .. }
             | Self::Aborted { context, .. }
             | Self::HookPanicked { context, .. }
+            | Self::DriverPanicked { context, .. }
             | Self::Protocol { context, .. } => Some(context),
             Self::Invalid { .. } => None,
         }

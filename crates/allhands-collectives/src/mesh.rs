@@ -1,15 +1,16 @@
 //! One process's place in the mesh: whoever waits drives, and a service thread does the rest.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
 use allhands_transport::{Control, ControlEvent, Knock, Links, Wake};
-use allhands_wire::{ControlFrame, Message, Peer};
+use allhands_wire::{Cause, ControlFrame, Message, Peer};
 
 use crate::cell::{Cell, Cells, Joined};
 use crate::core::{Begin, Call, Core, Foreign, Medium};
@@ -71,6 +72,9 @@ const POLLS_PER_LOOK: u32 = 32;
 
 /// Steps of a busy driver between two looks at the clock.
 const STEPS_PER_TICK: u32 = 256;
+
+/// Panics that the service thread outlives; after them it ends, and its peers see its connections end.
+const PANICS_MAX: u32 = 3;
 
 /// How long the service thread sleeps on data links before it looks at the control connections again.
 const SERVICE_SLEEP: Duration = Duration::from_millis(2);
@@ -220,16 +224,17 @@ impl Drop for Mesh {
                 // A future that was woken held the last handle: the service thread ends by itself.
                 return;
             }
-            // The service thread does not panic; if it did, there is nothing left to stop.
+            // If it panicked too often, there is nothing left to stop.
             let _ = service.join();
         }
     }
 }
 
-/// The driver's seat, left on drop: also when a driver panics, nobody waits for it in vain.
+/// The driver's seat, left on drop: also when a driver panics, nobody waits for it in vain. The lock is poisoned then,
+/// and the next one in the seat fails all groups.
 pub(crate) struct Sitting<'a> {
     shared: &'a Shared,
-    core: Option<std::sync::MutexGuard<'a, Core>>,
+    core: Option<MutexGuard<'a, Core>>,
 }
 
 impl std::ops::Deref for Sitting<'_> {
@@ -272,7 +277,22 @@ impl Shared {
     /// Sits down in the seat that was just taken.
     #[inline]
     pub(crate) fn sit(&self) -> Sitting<'_> {
-        Sitting { shared: self, core: Some(lock(&self.core)) }
+        match self.core.lock() {
+            Ok(core) => Sitting { shared: self, core: Some(core) },
+            Err(panicked) => self.recover(panicked.into_inner()),
+        }
+    }
+
+    /// Whoever sat here last has panicked: what was in flight may be half done, so no group goes on.
+    #[cold]
+    fn recover<'a>(&'a self, core: MutexGuard<'a, Core>) -> Sitting<'a> {
+        // From here on a panic leaves the seat again, and the next one finds the lock poisoned as this one did.
+        let mut sitting = Sitting { shared: self, core: Some(core) };
+        self.core.clear_poison();
+        sitting.engine.abort_all(Cause::DriverPanic, "a thread panicked in the driver's seat");
+        sitting.flush();
+        self.finish_step(&mut sitting);
+        sitting
     }
 
     /// Runs `work` in the driver's seat.
@@ -382,6 +402,7 @@ impl Shared {
             self.pending.load(Ordering::SeqCst) > 0
                 || self.inbox_filled.load(Ordering::SeqCst)
                 || self.control_waits.load(Ordering::SeqCst)
+                || self.core.is_poisoned()
         };
         if deserted && work() {
             self.control_waker.wake();
@@ -531,6 +552,34 @@ impl Shared {
     }
 }
 
+/// What the service thread remembers from one turn to the next.
+struct Watch {
+    begun: Instant,
+    heartbeat: Duration,
+    next_ping: Instant,
+    /// When each peer was heard of last.
+    heard: Vec<Instant>,
+    /// Peers that are known to be lost.
+    gone: Vec<bool>,
+    /// Until when the mesh stays open for others, once it is to be closed.
+    patient_until: Option<Instant>,
+}
+
+impl Watch {
+    fn new(world: u32, config: &MeshConfig) -> Self {
+        let begun = Instant::now();
+        let heartbeat = config.heartbeat.clamp(HEARTBEAT_MIN, FAR);
+        Self {
+            begun,
+            heartbeat,
+            next_ping: begun + heartbeat,
+            heard: vec![begun; world as usize],
+            gone: vec![false; world as usize],
+            patient_until: None,
+        }
+    }
+}
+
 /// Owns the control connections and drives what nobody waits for.
 struct Service {
     shared: Arc<Shared>,
@@ -547,42 +596,52 @@ impl Service {
             // Adding the first group unparks, closing too.
             std::thread::park();
         }
-        let begun = Instant::now();
-        let mut heard = vec![begun; self.world as usize];
-        let mut gone = vec![false; self.world as usize];
-        let heartbeat = self.shared.config.heartbeat.clamp(HEARTBEAT_MIN, FAR);
-        let mut next_ping = begun + heartbeat;
-        let mut patient_until = None;
+        let mut watch = Watch::new(self.world, &self.shared.config);
+        let mut panics = 0;
         loop {
-            let now = Instant::now();
-            if self.shared.closing.load(Ordering::Acquire) {
-                // What others count on goes on a while: a message whose receiver has not asked for it yet.
-                let until = *patient_until.get_or_insert(now + self.shared.config.linger.min(FAR));
-                if now >= until || !self.shared.with_core(|core| self.shared.is_owing(core)) {
-                    break;
-                }
-            }
-            if now >= next_ping {
-                next_ping = now + heartbeat;
-                let stamp_us = now.duration_since(begun).as_micros() as u64;
-                self.shared.post(Call::Ping { stamp_us });
-                self.watch(now, &heard, &mut gone);
-            }
-            self.send_control();
-            self.run_foreign();
-            let knocked = self.shared.knock.as_ref().is_some_and(|knock| knock.take());
-            let unattended = knocked
-                || self.shared.pending.load(Ordering::SeqCst) > 0
-                || self.shared.inbox_filled.load(Ordering::SeqCst);
-            if unattended && self.shared.seat.try_take_unwanted() {
-                self.attend(&mut self.shared.sit());
-                self.control_events(Some(Duration::ZERO), &mut heard, &mut gone);
-            } else {
-                let timeout = next_ping.saturating_duration_since(Instant::now());
-                self.control_events(Some(timeout), &mut heard, &mut gone);
+            // A panic in the driver's seat fails the groups, and it is this thread that tells the peers.
+            match catch_unwind(AssertUnwindSafe(|| self.turn(&mut watch))) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(_) if panics < PANICS_MAX => panics += 1,
+                Err(_) => return,
             }
         }
         self.close();
+    }
+
+    /// Looks once after everything that nobody waits for. Breaks when the mesh is to be closed.
+    fn turn(&mut self, watch: &mut Watch) -> ControlFlow<()> {
+        let now = Instant::now();
+        if self.shared.closing.load(Ordering::Acquire) {
+            // What others count on goes on a while: a message whose receiver has not asked for it yet.
+            let linger = self.shared.config.linger.min(FAR);
+            let until = *watch.patient_until.get_or_insert(now + linger);
+            if now >= until || !self.shared.with_core(|core| self.shared.is_owing(core)) {
+                return ControlFlow::Break(());
+            }
+        }
+        if now >= watch.next_ping {
+            watch.next_ping = now + watch.heartbeat;
+            let stamp_us = now.duration_since(watch.begun).as_micros() as u64;
+            self.shared.post(Call::Ping { stamp_us });
+            self.watch(now, watch);
+        }
+        self.send_control();
+        self.run_foreign();
+        let knocked = self.shared.knock.as_ref().is_some_and(|knock| knock.take());
+        let unattended = knocked
+            || self.shared.pending.load(Ordering::SeqCst) > 0
+            || self.shared.inbox_filled.load(Ordering::SeqCst)
+            || self.shared.core.is_poisoned();
+        if unattended && self.shared.seat.try_take_unwanted() {
+            self.attend(&mut self.shared.sit());
+            self.control_events(Some(Duration::ZERO), watch);
+        } else {
+            let timeout = watch.next_ping.saturating_duration_since(Instant::now());
+            self.control_events(Some(timeout), watch);
+        }
+        ControlFlow::Continue(())
     }
 
     /// One turn in the seat, given up as soon as somebody waits for it.
@@ -625,12 +684,8 @@ impl Service {
         }
     }
 
-    fn control_events(
-        &mut self,
-        timeout: Option<Duration>,
-        heard: &mut [Instant],
-        gone: &mut [bool],
-    ) {
+    fn control_events(&mut self, timeout: Option<Duration>, watch: &mut Watch) {
+        let Watch { heard, gone, .. } = watch;
         let mut calls = Vec::new();
         self.control.poll(timeout, &mut |event| match event {
             ControlEvent::Frame { peer, header, payload } => {
@@ -651,7 +706,8 @@ impl Service {
     }
 
     /// Reports peers whose connection stands but says nothing.
-    fn watch(&self, now: Instant, heard: &[Instant], gone: &mut [bool]) {
+    fn watch(&self, now: Instant, watch: &mut Watch) {
+        let Watch { heard, gone, .. } = watch;
         for (index, at) in heard.iter().enumerate() {
             let peer = Peer(index as u32);
             let silent = now.saturating_duration_since(*at);

@@ -266,6 +266,13 @@ impl Engine {
         self.fail(group.0, report);
     }
 
+    /// Breaks every group, as [`Engine::abort`] does one.
+    pub fn abort_all(&mut self, cause: Cause, why: &str) {
+        for group in self.groups_with(self.me) {
+            self.abort(GroupKey(group), cause, why);
+        }
+    }
+
     /// Whether the links and the time matter even if nothing is in flight: a group settles on a cause or
     /// asks for the other side of a mismatch, or a peer has said goodbye and waits for its connection to
     /// be closed here too.

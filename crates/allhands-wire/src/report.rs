@@ -18,25 +18,28 @@ pub enum Cause {
     Mismatch = 1,
     /// A user's hook or callback panicked.
     HookPanic = 2,
+    /// A thread panicked while it drove the operations of its process, which nobody can go on with.
+    DriverPanic = 3,
     /// A user aborted the group.
-    UserAbort = 3,
+    UserAbort = 4,
     /// A process ended without a goodbye.
-    PeerDied = 4,
+    PeerDied = 5,
     /// A process is stopped or unreachable: its connection stands, but nothing comes.
-    Silent = 5,
+    Silent = 6,
     /// An operation took longer than its limit.
-    Timeout = 6,
+    Timeout = 7,
     /// A connection broke.
-    ConnLost = 7,
+    ConnLost = 8,
     /// A peer sent what no correct program sends.
-    Protocol = 8,
+    Protocol = 9,
 }
 
 impl Cause {
     /// All causes, most telling first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Mismatch,
         Self::HookPanic,
+        Self::DriverPanic,
         Self::UserAbort,
         Self::PeerDied,
         Self::Silent,
@@ -53,7 +56,7 @@ impl Cause {
     /// The cause with this code on the wire.
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
-            1..=8 => Some(Self::ALL[code as usize - 1]),
+            1..=9 => Some(Self::ALL[code as usize - 1]),
             _ => None,
         }
     }
@@ -63,6 +66,7 @@ impl Cause {
         match self {
             Self::Mismatch => "mismatched operations",
             Self::HookPanic => "panic in a hook",
+            Self::DriverPanic => "panic of a driver",
             Self::UserAbort => "abort by the user",
             Self::PeerDied => "death of a process",
             Self::Silent => "silence",

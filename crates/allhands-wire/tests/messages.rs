@@ -160,6 +160,7 @@ fn names() {
         &[
             "mismatched operations",
             "panic in a hook",
+            "panic of a driver",
             "abort by the user",
             "death of a process",
             "silence",
