@@ -95,7 +95,7 @@ impl Port for Below<'_> {
     fn handle(&mut self, peer: Peer, bytes: &[u8]) {
         if self.rings.has(peer) {
             // A peer that believes it is elsewhere: its two streams cannot be put in order.
-            self.rings.close(peer, Closed::Garbled, self.port);
+            self.rings.close(peer, Closed::Beside, self.port);
         } else {
             self.port.handle(peer, bytes);
         }
@@ -135,6 +135,13 @@ impl HostLinks {
     }
 }
 
+/// The end of a link whose ring's counts make no sense.
+#[cold]
+fn closed(lie: RingError) -> Closed {
+    let RingError { claimed, mine, capacity } = lie;
+    Closed::Ring { claimed, mine, capacity }
+}
+
 impl Rings {
     fn has(&self, peer: Peer) -> bool {
         matches!(self.links.get(peer.index()), Some(Some(_)))
@@ -155,9 +162,9 @@ impl Rings {
             }
             let room = match link.writer.room() {
                 Ok(room) => room,
-                Err(RingError { .. }) => {
+                Err(lie) => {
                     drop(slices);
-                    return self.close(peer, Closed::Garbled, port);
+                    return self.close(peer, closed(lie), port);
                 }
             };
             if room == 0 {
@@ -199,9 +206,8 @@ impl Rings {
             let available = match link.reader.available() {
                 Ok(0) => break,
                 Ok(available) => available,
-                Err(RingError { .. }) => {
-                    // A ring whose counts make no sense cannot be followed.
-                    self.close(peer, Closed::Garbled, port);
+                Err(lie) => {
+                    self.close(peer, closed(lie), port);
                     return total;
                 }
             };

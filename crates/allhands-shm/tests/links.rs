@@ -250,9 +250,26 @@ fn a_peer_whose_ring_lies_is_closed() {
         port.send(Peer(0), &vec![1; 1 << 20]);
         links[1].flush(Peer(0), &mut port);
         drive(&mut links[1], &mut port, what, |port| port.closed_by(Peer(0)).is_some());
-        assert_eq!(port.closed_by(Peer(0)), Some(Closed::Garbled), "{what}");
+        let Some(Closed::Ring { claimed, capacity, .. }) = port.closed_by(Peer(0)) else {
+            panic!("{what}: {:?}", port.closed_by(Peer(0)));
+        };
+        assert_eq!((claimed, capacity), (u64::MAX / 2, Layout::new(2).unwrap().ring_len()));
         assert!(port.received(Peer(0)).is_empty(), "{what}");
     }
+}
+
+#[test]
+fn a_peer_that_writes_to_the_network_beside_its_ring_is_closed() {
+    let mut below = below(2).into_iter();
+    let (mut near, mut far) =
+        (threads(2).remove(0).links(below.next().unwrap()), below.next().unwrap());
+    let mut port = Recorder::new(2, 1, 10, 1 << 20);
+    port.send(Peer(0), &[1; 64]);
+    far.flush(Peer(0), &mut port);
+    let mut port = Recorder::new(2, 0, 10, 1 << 20);
+    drive(&mut near, &mut port, "the stray bytes", |port| port.closed_by(Peer(1)).is_some());
+    assert_eq!(port.closed_by(Peer(1)), Some(Closed::Beside));
+    assert!(port.received(Peer(1)).is_empty());
 }
 
 /// What the process that is killed has written.

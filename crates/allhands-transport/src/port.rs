@@ -185,6 +185,19 @@ pub enum Closed {
     /// What arrived on a control connection was not a frame.
     #[error("the peer sent bytes that are not a control frame")]
     Garbled,
+    /// What a ring in shared memory counts makes no sense, so its bytes cannot be followed.
+    #[error("the peer's ring claims {claimed} bytes beside {mine}, and holds {capacity}")]
+    Ring {
+        /// The peer's count.
+        claimed: u64,
+        /// This side's count.
+        mine: u64,
+        /// Bytes of the ring.
+        capacity: usize,
+    },
+    /// Bytes came over the network from a peer whose bytes come through shared memory: the two cannot be put in order.
+    #[error("the peer sent bytes over the network beside those in shared memory")]
+    Beside,
     /// The operating system reported something else, for example a lost route.
     #[error("the connection failed: {kind}")]
     Io {
