@@ -13,11 +13,12 @@
 
 use smallvec::SmallVec;
 
-use crate::blocks::{Blocks, above, below, wrapped};
+use super::circulant::{Lanes, Waits, rounds};
+use crate::blocks::Blocks;
 use crate::builder::Builder;
 use crate::locality::Locality;
 use crate::plan::{Buffer, Finish, Local, Plan, Rank, Span};
-use crate::rounds::{around, skips};
+use crate::rounds::skips;
 
 /// Elements of a chunk for each rank: long against a message's latency.
 pub(crate) const CHUNK: u64 = 16 * 1024;
@@ -30,30 +31,13 @@ const SHARES: u32 = 0;
 const COMBINES: u32 = 1;
 const GIVES: u32 = 2;
 const TAKES: u32 = 3;
-/// The lanes of the first round between hosts.
+/// Rounds between hosts have the lanes from here on.
 const ROUNDS: u32 = 4;
-/// Lanes of a round: sends, two lanes of reductions (a message may be in two pieces), returns, results.
-const LANES: u32 = 5;
-
-/// The lanes of round `round` between hosts.
-struct Round {
-    sends: u32,
-    reduces: [u32; 2],
-    returns: u32,
-    results: u32,
-}
-
-impl Round {
-    fn new(round: u32) -> Self {
-        let first = ROUNDS + LANES * round;
-        let reduces = [first + 1, first + 2];
-        Self { sends: first, reduces, returns: first + 3, results: first + 4 }
-    }
-}
+const BETWEEN: Lanes = Lanes::Apart(ROUNDS);
 
 /// Lanes that a plan for these hosts may need.
 pub(super) fn lanes(locality: &Locality) -> usize {
-    (ROUNDS + LANES * skips(locality.hosts()).count() as u32) as usize
+    (ROUNDS + BETWEEN.count(skips(locality.hosts()).count() as u32)) as usize
 }
 
 /// Where a chunk is cut: each host cuts it evenly between its ranks.
@@ -121,7 +105,7 @@ pub(super) fn build(mut pen: Builder, len: u64, locality: &Locality, each: u64) 
         let own = part(mine);
         // Nearest above first, so that no two ranks begin with the same partner.
         let others = || (1..count).map(move |d| (mine + d) % count);
-        let mut ready: SmallVec<[(u32, u32); 2]> = SmallVec::new();
+        let mut ready = Waits::new();
         if count > 1 {
             let shares = others().map(|member| (members[member as usize], part(member)));
             pen.send(SHARES, "share with host", &[], shares);
@@ -130,12 +114,11 @@ pub(super) fn build(mut pen: Builder, len: u64, locality: &Locality, each: u64) 
             pen.recv_reduce(COMBINES, "combine of host", &[], peers, local, own, Finish::Keep);
             ready.push((COMBINES, pen.steps_in(COMBINES)));
         }
-        let mut done: SmallVec<[(u32, u32); 2]> = SmallVec::new();
+        let mut done = Waits::new();
         // A cell without elements is nobody's.
         for cell in chunk.cells(own).into_iter().filter(|cell| cell.len > 0) {
-            let owners: Vec<Rank> =
-                (0..locality.hosts()).map(|host| chunk.owner(host, cell)).collect();
-            done = between(&mut pen, &owners, host, cell, &ready);
+            let owner = |host: Rank| chunk.owner(host.0, cell);
+            done = rounds(&mut pen, &owner, locality.hosts(), Rank(host), cell, BETWEEN, &ready);
         }
         if count > 1 {
             pen.send(GIVES, "give to host", &done, others().map(|m| (members[m as usize], own)));
@@ -146,54 +129,4 @@ pub(super) fn build(mut pen: Builder, len: u64, locality: &Locality, each: u64) 
         }
     }
     pen.build()
-}
-
-/// All-reduces a cell between its owners, of which this rank is number `me`; what its end is known by.
-///
-/// As [`super::circulant`], but for the lanes: each round has its own, so that rounds of different chunks
-/// are on their way at the same time.
-fn between(
-    pen: &mut Builder,
-    owners: &[Rank],
-    me: u32,
-    cell: Span,
-    ready: &[(u32, u32)],
-) -> SmallVec<[(u32, u32); 2]> {
-    let hosts = owners.len() as u32;
-    let me = Rank(me);
-    let blocks = Blocks::balanced(cell.len, hosts);
-    let moved = |span: Span| Span { offset: cell.offset + span.offset, ..span };
-    let pieces = |first, count| around(&blocks, hosts, first, count).into_iter().map(moved);
-    let rounds: SmallVec<[(u32, u32); 8]> = skips(hosts).collect();
-    let mut ready: SmallVec<[(u32, u32); 2]> = ready.into();
-    for (number, &(skip, left)) in (0..).zip(&rounds) {
-        let (to, from) = (above(me, skip, hosts), below(me, skip, hosts));
-        let (to_rank, from_rank) = (owners[to.index()], owners[from.index()]);
-        let lanes = Round::new(number);
-        let sent = pieces(to, left - skip).map(|span| (to_rank, span));
-        pen.send(lanes.sends, "send blocks", &ready, sent);
-        let finish = if skip == 1 { Finish::Last } else { Finish::Keep };
-        let runs = wrapped(me.0, left - skip, hosts);
-        let mut combined = SmallVec::new();
-        for (lane, (first, end)) in lanes.reduces.into_iter().zip(runs.into_iter().flatten()) {
-            let dst = moved(blocks.span(Buffer::Data, first, end));
-            let local = Some(Local { span: dst, at: 0 });
-            pen.recv_reduce(lane, "combine blocks", &ready, [from_rank], local, dst, finish);
-            combined.push((lane, pen.steps_in(lane)));
-        }
-        ready = combined;
-    }
-    for (number, &(skip, left)) in (0..rounds.len() as u32).zip(&rounds).rev() {
-        let (to, from) = (below(me, skip, hosts), above(me, skip, hosts));
-        let (to_rank, from_rank) = (owners[to.index()], owners[from.index()]);
-        let lanes = Round::new(number);
-        let returned = pieces(me, left - skip).map(|span| (to_rank, span));
-        pen.send(lanes.returns, "send results", &ready, returned);
-        // These blocks left in the same round of the first half.
-        let sent = [(lanes.sends, pen.steps_in(lanes.sends))];
-        let results = pieces(from, left - skip).map(|span| (from_rank, span));
-        pen.recv(lanes.results, "receive results", &sent, results);
-        ready = [lanes.returns, lanes.results].map(|lane| (lane, pen.steps_in(lane))).into();
-    }
-    ready
 }
