@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod hosts;
 pub mod instructions;
+mod layout;
 pub mod nemesis;
 pub mod plan;
 mod program;

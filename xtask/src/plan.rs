@@ -2,8 +2,10 @@
 
 use std::io::Write as _;
 
-use allhands_plan::{Algorithm, Collective, Description, Rank, describe};
+use allhands_plan::{Algorithm, Collective, Description, Locality, Rank, describe};
 use anyhow::Context as _;
+
+use crate::layout::Layout;
 
 /// What to show.
 #[derive(Debug, clap::Args)]
@@ -18,6 +20,9 @@ pub struct Args {
     /// Ranks.
     #[arg(long, default_value_t = 6)]
     world: u32,
+    /// Hosts and ranks on each, as in 2x2: what hierarchical plans are made for.
+    #[arg(long, conflicts_with_all = ["world", "ranks_modelled"])]
+    hosts: Option<Layout>,
     /// Elements that are reduced or broadcast, or of each rank's block.
     #[arg(long, default_value_t = 7)]
     len: u64,
@@ -62,7 +67,7 @@ fn show(args: &Args) -> anyhow::Result<String> {
         len: args.len,
         root: Rank(args.root),
         algorithm: args.algorithm,
-        world: args.world,
+        locality: args.hosts.map_or_else(|| Locality::apart(args.world), Layout::locality),
         elem_size: args.elem_size,
         ranks_modelled: args.ranks_modelled.clone(),
     };
@@ -97,10 +102,18 @@ mod tests {
     }
 
     #[test]
+    fn plans_that_tell_hosts_apart_are_shown() {
+        let shown = shown("plan allreduce --algorithm hierarchical --hosts 2x3 --len 60").unwrap();
+        assert!(shown.starts_with("all_reduce by hierarchical: rank 0 of 6\n"), "{shown}");
+        assert!(shown.contains("between 2 hosts"), "{shown}");
+    }
+
+    #[test]
     fn mistakes_name_what_there_is() {
         assert!(shown("plan sum").unwrap_err().contains("all_to_all"));
         assert!(shown("plan barrier --algorithm rings").unwrap_err().contains("circulant"));
         let refused = shown("plan barrier --algorithm ring").unwrap_err();
         assert!(refused.contains("ring does not do barrier"), "{refused}");
+        assert!(shown("plan allreduce --hosts 2x2 --world 4").unwrap_err().contains("--world"));
     }
 }

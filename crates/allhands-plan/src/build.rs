@@ -92,6 +92,23 @@ impl Plan {
         }
         (0..world).map(|rank| Self::build(shape, algorithm, world, Rank(rank))).collect()
     }
+
+    /// As [`Plan::build_all`], among ranks that are placed on hosts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::build_on`].
+    pub fn build_all_on(
+        shape: &Shape,
+        algorithm: Algorithm,
+        locality: &Locality,
+    ) -> Result<Vec<Self>, PlanError> {
+        let world = locality.world();
+        if world == 0 {
+            return Err(PlanError::World { world });
+        }
+        (0..world).map(|rank| Self::build_on(shape, algorithm, locality, Rank(rank))).collect()
+    }
 }
 
 impl Algorithm {

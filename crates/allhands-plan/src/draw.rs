@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use crate::algorithm::Algorithm;
 use crate::check::check;
-use crate::cost::{Hop, Method, Network, hops, model};
+use crate::cost::{Hop, Method, Network, hops, model, model_on};
 use crate::error::PlanError;
+use crate::locality::Locality;
 use crate::plan::{Buffer, Op, Part, Plan, Rank, Slice, Span};
-use crate::select::{Collective, Determinism, Precision, Table, select};
-use crate::shape::Shape;
+use crate::select::{Collective, Determinism, Precision, Table, select_on};
 
 /// Most ranks that [`draw`] gives a column; a terminal has no more room.
 pub const RANKS_DRAWN_MAX: usize = 32;
@@ -137,6 +137,9 @@ impl Labels {
     }
 }
 
+/// How ranks of one host reach each other, where [`describe`] models hosts: seconds, and bytes a second.
+const INSIDE: (f64, f64) = (1e-6, 8e9);
+
 /// What [`describe`] shows.
 #[derive(Clone, Debug)]
 pub struct Description {
@@ -148,8 +151,8 @@ pub struct Description {
     pub root: Rank,
     /// By which algorithm; without one, by that of [`Table::network`].
     pub algorithm: Option<Algorithm>,
-    /// Ranks.
-    pub world: u32,
+    /// Ranks, and the hosts that they are on; [`Locality::apart`] where hosts are not told apart.
+    pub locality: Locality,
     /// Bytes of an element.
     pub elem_size: usize,
     /// Further sizes of groups whose cost is modelled.
@@ -161,18 +164,18 @@ pub struct Description {
 ///
 /// # Errors
 ///
-/// [`PlanError`] as [`Plan::build`] and [`model`].
+/// [`PlanError`] as [`Plan::build_on`], [`model`] and [`model_on`].
 pub fn describe(wanted: &Description) -> Result<String, PlanError> {
-    let Description { collective, len, root, world, elem_size, .. } = *wanted;
+    let Description { collective, len, root, elem_size, ref locality, .. } = *wanted;
     let mut out = String::new();
     let shape = collective.shape(len, root);
-    let chosen = |shape: &Shape, world| {
+    let chosen = |locality: &Locality| {
         wanted.algorithm.unwrap_or_else(|| {
-            let table = Table::network();
-            select(shape, world, elem_size, Precision::Exact, Determinism::Fixed, &table)
+            let (precision, determinism) = (Precision::Exact, Determinism::Fixed);
+            select_on(&shape, locality, elem_size, precision, determinism, &Table::network())
         })
     };
-    let plans = Plan::build_all(&shape, chosen(&shape, world), world)?;
+    let plans = Plan::build_all_on(&shape, chosen(locality), locality)?;
     for plan in plans.iter().filter(|p| p.rank() == Rank(0) || Some(p.rank()) == shape.root()) {
         let _ = writeln!(out, "{plan}");
     }
@@ -185,17 +188,35 @@ pub fn describe(wanted: &Description) -> Result<String, PlanError> {
         ),
         Err(defect) => writeln!(out, "DEFECT: {defect}"),
     };
-    let networks = [
+    let mut networks = vec![
         ("10 Gbit/s, 30 us", Network::ten_gigabit()),
         ("100 Gbit/s, 25 us", Network::hundred_gigabit()),
         ("12 GB/s, 5 us", Network::cluster()),
-        ("the same, 4:1 above 32", Network::cluster().tapered(32, 4.0)),
     ];
-    let _ = writeln!(out, "\nmodelled, reductions overlapped, {elem_size} bytes an element:");
-    for &world in std::iter::once(&world).chain(&wanted.ranks_modelled) {
-        let algorithm = chosen(&shape, world);
+    let _ = write!(out, "\nmodelled, reductions overlapped, {elem_size} bytes an element");
+    if locality.is_mixed() {
+        let (alpha, bandwidth) = INSIDE;
+        networks
+            .iter_mut()
+            .for_each(|(_, network)| *network = network.between_hosts(alpha, bandwidth));
+        let (hosts, rate, time) = (locality.hosts(), bandwidth / 1e9, alpha * 1e6);
+        let _ = write!(out, ", between {hosts} hosts, inside which {rate} GB/s, {time} us");
+    } else {
+        networks.push(("the same, 4:1 above 32", Network::cluster().tapered(32, 4.0)));
+    }
+    out.push_str(":\n");
+    let further: Vec<Locality> =
+        wanted.ranks_modelled.iter().map(|n| Locality::apart(*n)).collect();
+    for locality in std::iter::once(locality).chain(&further) {
+        let (world, algorithm) = (locality.world(), chosen(locality));
         for (name, network) in &networks {
-            let cost = model(&shape, algorithm, world, elem_size, &network.overlapped())?;
+            let network = network.overlapped();
+            let told_apart = locality.is_mixed() || algorithm == Algorithm::Hierarchical;
+            let cost = if told_apart {
+                model_on(&shape, algorithm, locality, elem_size, &network)?
+            } else {
+                model(&shape, algorithm, world, elem_size, &network)?
+            };
             let time = cost.seconds * 1e6;
             let how = if cost.method == Method::Mirrored { " (by symmetry)" } else { "" };
             let _ = writeln!(

@@ -313,9 +313,7 @@ fn hierarchical_all_reduce() {
             };
             for len in lens {
                 let shape = Shape::AllReduce { len };
-                let plans: Vec<Plan> = (0..world)
-                    .map(|rank| Plan::build_on(&shape, algorithm, &locality, Rank(rank)))
-                    .collect::<Result<_, _>>()
+                let plans = Plan::build_all_on(&shape, algorithm, &locality)
                     .unwrap_or_else(|error| panic!("{locality:?}: {error}"));
                 let proof = check(&plans)
                     .unwrap_or_else(|defect| panic!("{len} elements on {locality:?}: {defect}"));

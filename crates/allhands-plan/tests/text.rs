@@ -5,24 +5,27 @@
 use std::path::Path;
 
 use allhands_plan::{
-    Algorithm, Collective, Description, MESSAGES_DRAWN_MAX, Plan, RANKS_DRAWN_MAX, Rank, Shape,
-    describe, draw,
+    Algorithm, Collective, Description, Locality, MESSAGES_DRAWN_MAX, Plan, RANKS_DRAWN_MAX, Rank,
+    Shape, describe, draw,
 };
 
 #[track_caller]
 fn snapshot(collective: Collective, algorithm: Algorithm, world: u32, len: u64, root: u32) {
-    let wanted = Description {
-        collective,
-        len,
-        root: Rank(root),
-        algorithm: Some(algorithm),
-        world,
-        elem_size: 4,
-        ranks_modelled: vec![64],
-    };
-    let found = describe(&wanted).unwrap();
-    let name = format!("{}-{algorithm}-{world}-{len}-{root}.txt", collective.name());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans").join(name);
+    let name = format!("{}-{algorithm}-{world}-{len}-{root}", collective.name());
+    let (locality, ranks_modelled) = (Locality::apart(world), vec![64]);
+    let (root, algorithm) = (Rank(root), Some(algorithm));
+    let elem_size = 4;
+    compare(
+        &name,
+        &Description { collective, len, root, algorithm, locality, elem_size, ranks_modelled },
+    );
+}
+
+#[track_caller]
+fn compare(name: &str, wanted: &Description) {
+    let found = describe(wanted).unwrap();
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans").join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::write(&path, &found).unwrap();
     }
@@ -38,6 +41,20 @@ fn snapshot(collective: Collective, algorithm: Algorithm, world: u32, len: u64, 
 #[test]
 fn all_reduce_by_circulant_pattern() {
     snapshot(Collective::AllReduce, Algorithm::Circulant, 6, 7, 0);
+}
+
+#[test]
+fn all_reduce_between_two_hosts_of_two_ranks() {
+    let wanted = Description {
+        collective: Collective::AllReduce,
+        len: 8,
+        root: Rank(0),
+        algorithm: Some(Algorithm::Hierarchical),
+        locality: Locality::new([0, 0, 1, 1]),
+        elem_size: 4,
+        ranks_modelled: Vec::new(),
+    };
+    compare("all_reduce-hierarchical-2x2-8", &wanted);
 }
 
 #[test]

@@ -9,9 +9,8 @@ mod predict;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
-use std::str::FromStr;
 
-use allhands_oracles::hosts::{HOSTS_MAX, Hosts};
+use allhands_oracles::hosts::Hosts;
 use anyhow::{Result, anyhow, ensure};
 
 use crate::bench::cells::{Cell, Dtype, Kind, Operation, Reduction};
@@ -19,6 +18,7 @@ use crate::bench::cli::Transport;
 use crate::bench::launch::{Spec, System};
 use crate::bench::machine;
 use crate::bench::peers::{Peer, rank_environment};
+use crate::layout::Layout;
 use crate::timing::{PATIENCE, Racer, race, set_up};
 
 /// How much longer than the bound a 25 MiB all-reduce may take.
@@ -54,26 +54,6 @@ pub struct Args {
     /// A built `bench-rank` to use instead of building one.
     #[arg(long)]
     program: Option<PathBuf>,
-}
-
-/// Hosts, each with as many ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    hosts: u32,
-    each: u32,
-}
-
-impl FromStr for Layout {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parse = |word: &str| word.parse::<u32>().ok().filter(|n| (1..=64).contains(n));
-        let (hosts, each) = text.split_once('x').ok_or("write hosts x ranks, as in 2x2")?;
-        match (parse(hosts).filter(|hosts| (2..=HOSTS_MAX).contains(hosts)), parse(each)) {
-            (Some(hosts), Some(each)) => Ok(Self { hosts, each }),
-            _ => Err(format!("{text:?} is not 2 to 64 hosts of 1 to 64 ranks, as in 2x2")),
-        }
-    }
 }
 
 /// The least time of an all-reduce of `bytes` between hosts whose links carry `mbit`, in seconds.
@@ -183,14 +163,6 @@ fn print(line: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn layouts_are_hosts_of_ranks() {
-        assert_eq!("2x3".parse(), Ok(Layout { hosts: 2, each: 3 }));
-        for nonsense in ["", "2", "1x2", "2x0", "65x1", "axb", "2x2x2"] {
-            assert!(nonsense.parse::<Layout>().is_err(), "{nonsense:?}");
-        }
-    }
 
     #[test]
     fn two_hosts_send_what_is_reduced_once() {

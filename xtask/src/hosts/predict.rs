@@ -5,9 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use allhands_oracles::hosts::Hosts;
-use allhands_plan::{
-    Algorithm, Collective, Locality, Network, Overlap, Row, Shape, Table, Worlds, model_on,
-};
+use allhands_plan::{Algorithm, Collective, Network, Overlap, Row, Shape, Table, Worlds, model_on};
 use anyhow::{Context, Result};
 
 use super::{Args, PORT, print, start};
@@ -31,7 +29,7 @@ const KIND: Kind = Kind { dtype: Dtype::F32, reduction: Reduction::Sum, root: 0 
 /// Runs every algorithm at every size, and tells how far the model is off.
 pub(super) fn run(args: &Args, program: &Path, rig: &Hosts) -> Result<()> {
     let world = args.layout.hosts * args.layout.each;
-    let locality = Locality::new((0..world).map(|rank| rank / args.layout.each));
+    let locality = args.layout.locality();
     let any = Shape::AllReduce { len: 1 };
     let folder = tempfile::tempdir()?;
     let mut systems = Vec::new();
