@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::bench::machine;
 use crate::program;
+use crate::skip::skip;
 
 /// What a count may grow by, in percent.
 const GROWTH_MAX: f64 = 5.0;
@@ -50,12 +51,7 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     let out = &mut std::io::stdout();
     if let Err(why) = valgrind() {
-        ensure!(
-            std::env::var_os(REQUIRE).is_none_or(|value| value != "1"),
-            "{REQUIRE}=1, but {why}"
-        );
-        writeln!(out, "SKIP instructions: {why}")?;
-        return Ok(());
+        return skip("instructions", REQUIRE, &why);
     }
     let worker = program::build()?;
     let mut counts = BTreeMap::new();

@@ -20,6 +20,7 @@ pub mod nemesis;
 pub mod plan;
 mod program;
 pub mod scale;
+mod skip;
 mod timing;
 pub mod tune;
 #[cfg(feature = "worker")]

@@ -19,6 +19,7 @@ use crate::bench::launch::{Spec, System};
 use crate::bench::machine;
 use crate::bench::peers::{Peer, rank_environment};
 use crate::layout::Layout;
+use crate::skip::skip;
 use crate::timing::{PATIENCE, Racer, race, set_up};
 
 /// How much longer than the bound a 25 MiB all-reduce may take.
@@ -26,6 +27,9 @@ const BAR: f64 = 1.15;
 
 /// Bytes from which the bar holds: below, latencies count.
 const BAR_FROM: u64 = 25 << 20;
+
+/// Turns the skip where there can be no hosts into a failure.
+const REQUIRE: &str = "ALLHANDS_REQUIRE_NETNS";
 
 /// The store's port: namespaces have all ports for themselves.
 const PORT: u16 = 29_500;
@@ -74,7 +78,7 @@ pub fn main(args: &Args) -> Result<()> {
     };
     let rig = match Hosts::start(hosts, Some(args.mbit)) {
         Ok(rig) => rig,
-        Err(why) => return print(&format!("SKIP hosts: {why}")),
+        Err(why) => return skip("hosts", REQUIRE, &why),
     };
     let world = hosts * each;
     if args.predict {
