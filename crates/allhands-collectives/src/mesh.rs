@@ -112,6 +112,8 @@ pub struct Mesh {
     service: Option<JoinHandle<()>>,
     me: Peer,
     world: u32,
+    /// The process that has the service thread: a fork copies the handle alone.
+    process: u32,
 }
 
 impl std::fmt::Debug for Mesh {
@@ -179,7 +181,7 @@ impl Mesh {
         let service = std::thread::Builder::new()
             .name(format!("allhands-{}", me.0))
             .spawn(move || service.run())?;
-        Ok(Self { shared, service: Some(service), me, world })
+        Ok(Self { shared, service: Some(service), me, world, process: std::process::id() })
     }
 
     /// This process's position.
@@ -215,6 +217,11 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A forked copy has no thread that would end, and the peers are its parent's.
+            std::mem::forget(self.service.take());
+            return;
+        }
         self.shared.closing.store(true, Ordering::Release);
         self.unpark();
         self.shared.control_waker.wake();
@@ -736,5 +743,23 @@ impl Service {
         self.run_foreign();
         self.send_control();
         let _ = self.control.shutdown(deadline, &mut |_| {});
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use allhands_transport::local;
+
+    use super::*;
+
+    #[test]
+    fn a_forked_copy_of_a_mesh_is_dropped_without_a_word() {
+        let (links, control) = local::fabric(1).remove(0);
+        let config = MeshConfig::new(1);
+        let mut mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
+        let shared = mesh.shared.clone();
+        mesh.process ^= 1;
+        drop(mesh);
+        assert!(!shared.closing.load(Ordering::Acquire));
     }
 }

@@ -35,6 +35,13 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Blocking verbs borrow their buffers and move the bytes on the calling thread; `_async` verbs take tensors
 /// and give them back. All ranks must issue the same operations in the same order.
 ///
+/// # Forks
+/// Running another program ([`std::process::Command`]) concerns no group: it inherits nothing of one. A fork without `exec` copies the
+/// handles, but not the threads behind them, and shares connections and memory with its parent. It must not call operations,
+/// whose bytes would mix with its parent's, nor write to tensors from [`ProcessGroup::alloc`]. It may drop its copies, which does
+/// nothing. As long as it lives, it holds its parent's connections open: over TCP its parent's death shows as silence
+/// ([`Config::peer_timeout`]), and not at once.
+///
 /// ```
 /// use allhands_group::{ProcessGroup, ReduceOp};
 ///

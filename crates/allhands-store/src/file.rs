@@ -68,6 +68,8 @@ pub struct FileStore {
     users: Users,
     timeout: Limit,
     log: Mutex<Log>,
+    /// The process that is counted in the file: a fork copies the handle alone.
+    process: u32,
 }
 
 impl FileStore {
@@ -84,7 +86,8 @@ impl FileStore {
             match log.transact(Access::Write, &clock, |log| log.bump(REFCOUNT, 1)) {
                 Ok(_) => {
                     let timeout = Limit::default();
-                    return Ok(Self { path, users, timeout, log: Mutex::new(log) });
+                    let (log, process) = (Mutex::new(log), std::process::id());
+                    return Ok(Self { path, users, timeout, log, process });
                 }
                 // The last user of an earlier job removed it between our opening and locking it.
                 Err(StoreError::FileGone { .. }) if clock.left().is_some() => {}
@@ -157,6 +160,9 @@ impl FileStore {
 
 impl Drop for FileStore {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         let users = self.users;
         let log = self.log.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left = log.transact(Access::Write, &Clock::start(FAREWELL_LIMIT), |log| {
@@ -588,5 +594,20 @@ impl Store for FileStore {
 
     fn set_timeout(&self, limit: Duration) {
         self.timeout.store(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_copy_takes_no_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let mut store = FileStore::open(&path, Users::Exactly(1)).unwrap();
+        store.process ^= 1;
+        drop(store);
+        assert!(path.exists(), "the only user is still there");
     }
 }

@@ -137,6 +137,8 @@ pub struct TcpStoreServer {
     shared: Arc<Shared>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
+    /// The process that has the thread: a fork copies the handle alone.
+    process: u32,
 }
 
 /// What the thread and the handle share.
@@ -205,7 +207,13 @@ impl TcpStoreServer {
             .spawn(move || driver.run())
             .map_err(system("start the server thread"))?;
         tracing::info!(address = %bound, "store server listens");
-        Ok(Self { address: bound, shared, waker, thread: Some(thread) })
+        Ok(Self {
+            address: bound,
+            shared,
+            waker,
+            thread: Some(thread),
+            process: std::process::id(),
+        })
     }
 
     /// Where it listens, with the real port.
@@ -279,6 +287,11 @@ impl TcpStoreServer {
 
 impl Drop for TcpStoreServer {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A forked copy has no thread to stop, and would wait for one.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         let woken = self.waker.wake();
         if let Some(thread) = self.thread.take()

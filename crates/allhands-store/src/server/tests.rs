@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::auth::{self, CHALLENGE_LEN};
+use crate::{ClientOptions, Store as _, TcpStore};
 
 const VALIDATE: &[u8] = b"\x00\xce\xf7\x85\x3c";
 const PING: &[u8] = b"\x0d\x01\x02\x03\x04";
@@ -112,4 +113,16 @@ fn nothing_is_charged_before_the_greeting() {
         core.handle_bytes(conn, &auth::hello(&[5; 32])[..39]);
     }
     assert_eq!(core.used(), 0);
+}
+
+#[test]
+fn a_forked_copy_of_the_handle_stops_nothing() {
+    let address = "127.0.0.1:0".parse().unwrap();
+    let mut server = TcpStoreServer::bind(address, ServerOptions::new()).unwrap();
+    let address = server.local_addr();
+    server.process ^= 1;
+    drop(server);
+    // The thread serves on, as that of the parent does.
+    let store = TcpStore::connect(address, ClientOptions::new()).unwrap();
+    store.set("key", b"value").unwrap();
 }
