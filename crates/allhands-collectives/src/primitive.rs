@@ -1,4 +1,4 @@
-//! The one door to locks, so that a model checker can stand behind it.
+//! The one way to locks, so that a model checker can stand behind it.
 
 use std::sync::MutexGuard;
 use std::time::Duration;

@@ -81,7 +81,7 @@ struct StoreExchange<'a> {
 }
 
 /// Where each rank publishes what it tells in a round.
-const NAMES: &str = "door";
+const NAMES: &str = "name";
 const REACHED: &str = "reach";
 const SWAPPED: &str = "met";
 

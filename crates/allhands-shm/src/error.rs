@@ -108,8 +108,8 @@ pub enum MeetError {
         /// Who.
         peer: Peer,
     },
-    /// Too many strangers came to the door.
-    #[error("{strangers} strangers came to the door, the last of them instead of {peer}")]
+    /// Too many strangers connected.
+    #[error("{strangers} strangers connected, the last of them instead of {peer}")]
     Crowded {
         /// How many.
         strangers: u32,

@@ -15,10 +15,10 @@ use crate::board::Board;
 pub use crate::error::{MeetError, ShareError, Unavailable};
 use crate::prepared::Prepared;
 
-/// Bytes of a door's name.
+/// Bytes of a listener's name.
 pub const NAME_LEN: usize = 16;
 
-/// A door's name, to be told to the other ranks.
+/// A listener's name, to be told to the other ranks.
 pub type Name = [u8; NAME_LEN];
 
 /// What every rank tells all others, in this order.

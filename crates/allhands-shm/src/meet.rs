@@ -1,20 +1,20 @@
 //! How the ranks of one host find each other and swap descriptors.
 //!
 //! Whether two ranks share a host is not asked of names or addresses: two processes can share memory if one can
-//! reach the other's Unix socket. Each rank opens a [`Door`], an abstract socket with a random name, and tells its name
+//! reach the other's Unix socket. Each rank has a [`Listener`], an abstract socket with a random name, and tells its name
 //! to all ranks through whatever they meet in. Abstract names belong to a network namespace, so ranks in different ones
 //! do not find each other, and go by the network between them.
 //!
-//! 1. Each rank connects to the doors of all lower ranks ([`Door::reach`]); a door is open before its name is known, so
+//! 1. Each rank dials all lower ranks ([`dial`]); a listener is open before its name is known, so
 //!    one that does not answer is elsewhere.
-//! 2. All tell each other whom they reached; so each knows who will come to its own door.
+//! 2. All tell each other whom they reached; so each knows who will come to its own listener.
 //! 3. Each pair proves the job's key to each other, by the handshake of the mesh, swaps the descriptors of its memory and of
-//!    the event that wakes it, maps what it got, and says whether that worked ([`Door::meet`]). Both sides use
+//!    the event that wakes it, maps what it got, and says whether that worked ([`Listener::meet`]). Both sides use
 //!    a pair's memory, or neither.
 //!
-//! Lower ranks are met first, in order, then those at the door are let in: so nobody waits in a circle.
+//! Lower ranks are met first, in order, then those that dialled are let in: so nobody waits in a circle.
 //!
-//! A stranger at the door, of another user or without the key, is turned away; a few of them delay the start, many
+//! A stranger, of another user or without the key, is turned away; a few of them delay the start, many
 //! end in the network being used.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -45,10 +45,10 @@ use crate::layout::{Layout, WORLD_MAX};
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::wake::{Barrier, PeerBell};
 
-/// Visitors that may wait at a door: all ranks of a host, and as many strangers.
+/// Connections that may wait at a listener: those of all ranks of a host, and as many strangers.
 const QUEUE: i32 = 2 * WORLD_MAX as i32;
 
-/// Strangers that are turned away before the door is given up.
+/// Strangers that are turned away before the listener is given up.
 const STRANGERS_MAX: u32 = 64;
 
 /// The longest that one visitor, one lower rank, or reaching all of them may take.
@@ -117,42 +117,42 @@ fn identity(member: &Membership) -> Identity {
     }
 }
 
+/// Dials the ranks below `me`; `None` where there is none to be reached. A listener at which too many wait counts as out of
+/// reach after a while.
+#[must_use]
+pub fn dial(names: &[Option<Name>], me: Peer) -> Vec<Option<UnixStream>> {
+    let deadline = Instant::now() + VISIT_MAX;
+    let connect = |name: &Option<Name>| connect(name.as_ref()?, deadline).ok();
+    names.iter().take(me.index()).map(connect).collect()
+}
+
 /// A rank's socket, to which others of its host come.
 #[derive(Debug)]
-pub struct Door {
-    listener: UnixListener,
+pub struct Listener {
+    socket: UnixListener,
     name: Name,
 }
 
-impl Door {
-    /// Opens a door with a random name.
+impl Listener {
+    /// Listens under a random name.
     ///
     /// # Errors
     /// The system has no randomness or no sockets.
     pub fn open() -> Result<Self, MeetError> {
         let mut name = [0; NAME_LEN];
         getrandom::fill(&mut name).map_err(io::Error::from).map_err(system("draw a name"))?;
-        let listener = SocketAddr::from_abstract_name(label(&name))
+        let socket = SocketAddr::from_abstract_name(label(&name))
             .and_then(|address| UnixListener::bind_addr(&address))
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .and_then(|listener| Ok(rustix::net::listen(&listener, QUEUE).map(|()| listener)?))
+            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+            .and_then(|socket| Ok(rustix::net::listen(&socket, QUEUE).map(|()| socket)?))
             .map_err(system("open a Unix socket"))?;
-        Ok(Self { listener, name })
+        Ok(Self { socket, name })
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> Name {
         self.name
-    }
-
-    /// Connects to the doors of the ranks below `me`; `None` where there is none to be reached. A door in front of which
-    /// too many wait counts as out of reach after a while.
-    #[must_use]
-    pub fn reach(&self, names: &[Option<Name>], me: Peer) -> Vec<Option<UnixStream>> {
-        let deadline = Instant::now() + VISIT_MAX;
-        let connect = |name: &Option<Name>| connect(name.as_ref()?, deadline).ok();
-        names.iter().take(me.index()).map(connect).collect()
     }
 
     /// Meets the ranks that were reached, and then those above that reached this one. One result a rank: `None` for
@@ -216,10 +216,10 @@ impl Door {
         let begun = Instant::now();
         let deadline = within(deadline);
         let stream = loop {
-            match self.listener.accept() {
+            match self.socket.accept() {
                 Ok((stream, _)) => break stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !ready(self.listener.as_fd(), deadline) {
+                    if !ready(self.socket.as_fd(), deadline) {
                         let (peer, waited) = (expected[0], begun.elapsed());
                         return Err(Admission::Failed(MeetError::Late { peer, waited }));
                     }
@@ -331,7 +331,7 @@ fn label(name: &Name) -> String {
     text
 }
 
-/// Connects to a door. A blocking connection waits as long as a socket may write: here, until the deadline.
+/// Connects to a listener. A blocking connection waits as long as a socket may write: here, until the deadline.
 fn connect(name: &Name, deadline: Instant) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -383,7 +383,7 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// At the door of a lower rank.
+    /// At the listener of a lower rank.
     fn call(&self, stream: &UnixStream) -> Result<HostPeer, MeetError> {
         let peer = self.peer;
         if let Some(uid) = other_user(stream).map_err(system("tell a peer's user"))? {

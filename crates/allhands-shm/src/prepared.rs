@@ -12,7 +12,7 @@ use crate::error::{ShareError, Unavailable};
 use crate::host::{Exchange, Meeting, Name, Shared};
 use crate::layout::{Layout, WORLD_MAX};
 use crate::links::{HostLink, HostLinks};
-use crate::meet::{Door, HostPeer, Offer};
+use crate::meet::{HostPeer, Listener, Offer, dial};
 use crate::ring;
 use crate::segment::{OwnSegment, SEGMENT_MAX};
 use crate::wake::{Barrier, Bells, Knocker, event};
@@ -23,9 +23,9 @@ const ARENA_MIN: usize = 1 << 30;
 /// Address space of all arenas of a host together: half of what a process has.
 const ARENAS_MAX: usize = 1 << 46;
 
-/// A door that is open, and what this rank offers there.
+/// A listener, and what this rank offers there.
 pub(crate) struct Prepared {
-    door: Door,
+    listener: Listener,
     layout: Layout,
     offer: Offer,
     arena: Option<Arc<Arena>>,
@@ -42,23 +42,23 @@ fn arena_len(world: u32) -> usize {
 }
 
 impl Prepared {
-    /// Opens a door, if this rank has memory to share.
+    /// Listens, if this rank has memory to share.
     pub(crate) fn open(world: u32) -> Result<Self, Unavailable> {
         let layout = Layout::new(world).ok_or(Unavailable::World { world, limit: WORLD_MAX })?;
         let segment = Arc::new(OwnSegment::create(layout.segment_len())?);
         let event = || event().map_err(|source| Unavailable::Event { source });
         let (bell, knocker) = (event()?, event()?);
-        let door = Door::open()?;
+        let listener = Listener::open()?;
         // Without an arena everything is copied, which always works.
         let arena = Arena::new(arena_len(world)).ok();
         let shared = arena.as_ref().map(|arena| arena.segment().clone());
         let offer = Offer { segment, bell, knocker, barrier: Barrier::register(), arena: shared };
-        Ok(Self { door, layout, offer, arena })
+        Ok(Self { listener, layout, offer, arena })
     }
 
     /// Where others come.
     pub(crate) fn name(&self) -> Name {
-        self.door.name()
+        self.listener.name()
     }
 
     /// Meets the ranks of this host whose names are told, and uses their memory.
@@ -71,14 +71,14 @@ impl Prepared {
     ) -> Result<Shared, ShareError<E::Error>> {
         let Membership { me, world, .. } = *meeting.membership;
         let ranks = 0..world as usize;
-        let reached = self.door.reach(names, me);
+        let reached = dial(names, me);
         let mut bits: Vec<u8> = reached.iter().map(|stream| u8::from(stream.is_some())).collect();
         bits.resize(world as usize, 0);
         let told = meeting.tell_reached(&bits)?;
         let reached_by: Vec<bool> = ranks.clone().map(|rank| told.has(rank, me.index())).collect();
         let Meeting { membership, deadline, .. } = *meeting;
         let (layout, offer) = (self.layout, &self.offer);
-        let met = self.door.meet(membership, layout, offer, reached, &reached_by, deadline);
+        let met = self.listener.meet(membership, layout, offer, reached, &reached_by, deadline);
         let mut failed = Vec::new();
         let swapped = met.into_iter().map(|met| met?.map_err(|error| failed.push(error)).ok());
         let mut peers: Vec<Option<HostPeer>> = swapped.collect();

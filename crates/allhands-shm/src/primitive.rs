@@ -1,4 +1,4 @@
-//! The one door to atomics for what ranks say to each other, so that a model checker can stand behind it.
+//! The one way to atomics for what ranks say to each other, so that a model checker can stand behind it.
 
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
 

@@ -228,7 +228,7 @@ fn a_peer_whose_ring_lies_is_closed() {
     for (what, at) in [("tail", LINE * (1 + 2 + 1)), ("head", LINE * (1 + 1))] {
         let ranks = [Rank::new(0, 2), Rank::new(1, 2)];
         let segment: Arc<OwnSegment> = ranks[0].offer.segment.clone();
-        let names: Vec<_> = ranks.iter().map(|rank| Some(rank.door.name())).collect();
+        let names: Vec<_> = ranks.iter().map(|rank| Some(rank.listener.name())).collect();
         let shared: Vec<_> = thread::scope(|scope| {
             let meet = |rank: Rank| {
                 let names = &names;

@@ -1,4 +1,4 @@
-//! Who meets whom at the door, and what strangers, silence and poverty come to.
+//! Who meets whom and what strangers, silence and poverty come to.
 #![cfg(target_os = "linux")]
 
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use allhands_shm::meet::{MeetError, Name};
+use allhands_shm::meet::{MeetError, Name, dial};
 use allhands_shm::segment::OwnSegment;
 use allhands_wire::{Initiator, JobKey, Nonce, Peer, Purpose};
 use rustix::event::EventfdFlags;
@@ -32,7 +32,7 @@ fn ranks(world: u32) -> Vec<Rank> {
 }
 
 fn names(ranks: &[Rank]) -> Vec<Option<Name>> {
-    ranks.iter().map(|rank| Some(rank.door.name())).collect()
+    ranks.iter().map(|rank| Some(rank.listener.name())).collect()
 }
 
 /// All meet, each in its own thread; the outcomes of each.
@@ -61,8 +61,8 @@ fn agree(met: &[Met]) {
 }
 
 fn stranger_at(rank: &Rank) -> UnixStream {
-    let reached = rank.door.reach(&[Some(rank.door.name())], Peer(1));
-    reached.into_iter().next().flatten().expect("the door is open")
+    let reached = dial(&[Some(rank.listener.name())], Peer(1));
+    reached.into_iter().next().flatten().expect("it listens")
 }
 
 #[test]
@@ -96,12 +96,11 @@ fn all_pairs_meet_and_see_each_others_memory() {
 }
 
 #[test]
-fn a_door_that_is_not_there_is_elsewhere() {
-    let rank = Rank::new(2, 3);
-    let gone = Rank::new(0, 3).door.name();
-    assert!(rank.door.reach(&[Some(gone), None, Some(gone)], Peer(2)).iter().all(Option::is_none));
+fn a_listener_that_is_not_there_is_elsewhere() {
+    let gone = Rank::new(0, 3).listener.name();
+    assert!(dial(&[Some(gone), None, Some(gone)], Peer(2)).iter().all(Option::is_none));
     // Only lower ranks are reached.
-    assert_eq!(rank.door.reach(&[None, None, None], Peer(2)).len(), 2);
+    assert_eq!(dial(&[None, None, None], Peer(2)).len(), 2);
 }
 
 #[test]
@@ -120,11 +119,11 @@ fn strangers_are_turned_away_and_the_rank_behind_them_is_let_in() {
                 "another generation" => stranger.member.epoch = 1,
                 _ => {}
             }
-            let door = ranks[0].door.name();
+            let name = ranks[0].listener.name();
             scope.spawn(move || {
-                let mut met = stranger.meet(&[Some(door), None], PATIENCE);
+                let mut met = stranger.meet(&[Some(name), None], PATIENCE);
                 let error = met.swap_remove(0).unwrap().unwrap_err();
-                // It is told, or the door is closed in its face.
+                // It is told, or the connection is closed.
                 // Who is not served before the last one is let in is late.
                 let known = match error {
                     MeetError::Unproven { .. } | MeetError::Lost { .. } => error.source().is_some(),
@@ -141,7 +140,7 @@ fn strangers_are_turned_away_and_the_rank_behind_them_is_let_in() {
 }
 
 #[test]
-fn a_door_in_a_crowd_is_given_up() {
+fn a_listener_in_a_crowd_is_given_up() {
     let ranks = ranks(2);
     for _ in 0..70 {
         drop(stranger_at(&ranks[0]));
@@ -164,7 +163,7 @@ fn a_silent_stranger_costs_time_within_bounds() {
 }
 
 #[test]
-fn a_stranger_that_drips_does_not_hold_the_door_beyond_the_deadline() {
+fn a_stranger_that_drips_does_not_hold_the_listener_beyond_the_deadline() {
     let ranks = ranks(2);
     let mut stranger = stranger_at(&ranks[0]);
     let other = host::member(1, 2);
@@ -196,7 +195,7 @@ fn a_stranger_that_drips_does_not_hold_the_door_beyond_the_deadline() {
                 }
             }
         });
-        let names = [Some(ranks[0].door.name()), None];
+        let names = [Some(ranks[0].listener.name()), None];
         let met = ranks[0].meet(&names, Duration::from_millis(700));
         let took = begun.elapsed();
         let error = met[1].as_ref().unwrap().as_ref().unwrap_err();
@@ -218,12 +217,12 @@ fn a_rank_that_never_comes_is_late() {
 }
 
 #[test]
-fn a_door_with_a_queue_in_front_is_out_of_reach_after_a_while() {
+fn a_listener_with_a_long_queue_is_out_of_reach_after_a_while() {
     let rank = Rank::new(0, 2);
     let mut queue = Vec::new();
     let begun = Instant::now();
     loop {
-        let mut reached = rank.door.reach(&[Some(rank.door.name())], Peer(1));
+        let mut reached = dial(&[Some(rank.listener.name())], Peer(1));
         match reached.swap_remove(0) {
             Some(stream) => queue.push(stream),
             None => break,

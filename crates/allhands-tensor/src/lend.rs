@@ -30,7 +30,7 @@ use std::sync::atomic::Ordering;
 
 use primitive::{AtomicUsize, Thread, UnsafeCell, fence, thread};
 
-/// The one door to what loom replaces. The ledger is model-checked with
+/// The one way to what loom replaces. The ledger is model-checked with
 /// `RUSTFLAGS="--cfg loom" cargo test --release -p allhands-tensor --lib lend`.
 mod primitive {
     #[cfg(loom)]

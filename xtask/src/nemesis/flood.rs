@@ -29,7 +29,7 @@ const NONSENSE_MAX: u64 = 4096;
 /// How long a stranger tries to connect.
 const DIAL: Duration = Duration::from_millis(50);
 
-/// So many strangers in vain, one after the other, say that the doors are full: those behind have nothing
+/// So many strangers in vain, one after the other, say that the listeners are full: those behind have nothing
 /// to knock at.
 const IN_VAIN_MAX: usize = 40;
 
@@ -125,7 +125,7 @@ pub(super) fn run(program: &Path, ranks: u32, connections: usize) -> Result<()> 
     ensure!(ranks > 1, "a job of one rank has no mesh");
     let mut dice = Dice::new(1);
     let mut rig = Rig::new(program.to_path_buf(), ranks, &["serve"])?;
-    // All but the last rank wait for it, with their doors open.
+    // All but the last rank wait for it, listening.
     let host = rig.start(0)?;
     let mut ports = await_listening(host, 2)?;
     for rank in 1..ranks - 1 {
@@ -155,7 +155,7 @@ pub(super) fn run(program: &Path, ranks: u32, connections: usize) -> Result<()> 
     })?;
     look();
     print(&format!(
-        "while the mesh formed: {came} strangers came to {} doors, until nobody was let in or {connections} had \
+        "while the mesh formed: {came} strangers came to {} listeners, until nobody was let in or {connections} had \
          tried; it stood {formed:.1?} after the last rank was started",
         ports.len()
     ))?;

@@ -87,7 +87,7 @@ fn strangers_do_not_disturb_a_job() {
         command.env("RANK", rank.to_string()).env("WORLD_SIZE", WORLD.to_string());
         command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     };
-    // Two ranks wait for the third, with strangers at their doors.
+    // Two ranks wait for the third, with strangers at their listeners.
     let mut job = Ranks::start_some(name, &[0, 1], folder.path(), equip);
     let options = ClientOptions::new().timeout(PATIENCE);
     let store = TcpStore::connect(StoreEndpoint::new("127.0.0.1", port), options).unwrap();
@@ -100,7 +100,7 @@ fn strangers_do_not_disturb_a_job() {
             strangers.push(wave(*address, &mut dice));
         }
     }
-    assert!(strangers.iter().any(|wave| wave.len() == WAVE), "the doors are open");
+    assert!(strangers.iter().any(|wave| wave.len() == WAVE), "they listen");
     job.join_with(Ranks::start_some(name, &[2], folder.path(), equip));
     for rank in 0..WORLD {
         find(folder.path(), &format!("ready-{rank}"), LIMIT);

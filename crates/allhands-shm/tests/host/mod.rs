@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use allhands_shm::board::Board;
 use allhands_shm::layout::Layout;
 use allhands_shm::links::{HostLink, HostLinks};
-use allhands_shm::meet::{Door, HostPeer, MeetError, Name, Offer};
+use allhands_shm::meet::{HostPeer, Listener, MeetError, Name, Offer, dial};
 use allhands_shm::ring::ends;
 use allhands_shm::segment::OwnSegment;
 use allhands_shm::wake::{Barrier, Bells, Knocker, event};
@@ -24,11 +24,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) type Met = Vec<Option<Result<HostPeer, MeetError>>>;
 
-/// A rank that has opened its door.
+/// A rank that listens.
 pub(crate) struct Rank {
     pub(crate) member: Membership,
     pub(crate) layout: Layout,
-    pub(crate) door: Door,
+    pub(crate) listener: Listener,
     pub(crate) offer: Offer,
 }
 
@@ -51,27 +51,27 @@ impl Rank {
         let segment = Arc::new(OwnSegment::create(layout.segment_len()).unwrap());
         let (bell, knocker, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
         let offer = Offer { segment, bell, knocker, barrier, arena: None };
-        Self { member: member(me, world), layout, door: Door::open().unwrap(), offer }
+        Self { member: member(me, world), layout, listener: Listener::open().unwrap(), offer }
     }
 
     pub(crate) fn index(&self) -> usize {
         self.member.me.index()
     }
 
-    /// Meets all others, whose doors are open.
+    /// Meets all others, who listen.
     pub(crate) fn meet(&self, names: &[Option<Name>], patience: Duration) -> Met {
-        let reached = self.door.reach(names, self.member.me);
+        let reached = dial(names, self.member.me);
         let everybody = vec![true; names.len()];
         let deadline = Instant::now() + patience;
-        self.door.meet(&self.member, self.layout, &self.offer, reached, &everybody, deadline)
+        self.listener.meet(&self.member, self.layout, &self.offer, reached, &everybody, deadline)
     }
 
     /// Meets the other processes of the test, whose names are in `folder`.
     pub(crate) fn meet_in(self, folder: &Path) -> Shared {
-        let name = self.door.name().map(|byte| byte.to_string()).join(" ");
-        leave(folder, &format!("door-{}", self.index()), &name);
+        let name = self.listener.name().map(|byte| byte.to_string()).join(" ");
+        leave(folder, &format!("name-{}", self.index()), &name);
         let read = |rank: u32| {
-            let text = find(folder, &format!("door-{rank}"), PATIENCE);
+            let text = find(folder, &format!("name-{rank}"), PATIENCE);
             let bytes: Vec<u8> = text.split(' ').map(|byte| byte.parse().unwrap()).collect();
             Some(Name::try_from(bytes).unwrap())
         };
@@ -122,7 +122,7 @@ impl Shared {
 /// Ranks that are threads of this process, after their meeting.
 pub(crate) fn threads(world: u32) -> Vec<Shared> {
     let ranks: Vec<_> = (0..world).map(|me| Rank::new(me, world)).collect();
-    let names: Vec<_> = ranks.iter().map(|rank| Some(rank.door.name())).collect();
+    let names: Vec<_> = ranks.iter().map(|rank| Some(rank.listener.name())).collect();
     std::thread::scope(|scope| {
         let meet = |rank: Rank| {
             let names = &names;

@@ -33,7 +33,7 @@ struct Pending {
     since: Instant,
 }
 
-/// The strangers at the door, oldest first.
+/// The strangers that wait, oldest first.
 pub(super) struct Gate {
     pending: VecDeque<Pending>,
 }
