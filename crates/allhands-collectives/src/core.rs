@@ -11,9 +11,9 @@ use allhands_engine::{
 use allhands_transport::{Closed, Links, Port, Slices};
 use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
 
+use crate::board::SharedBoard;
 use crate::cell::{Cell, Joined, Outcome};
 use crate::recipe::Recipe;
-use crate::shelf::Shelf;
 
 /// What other threads want from whoever drives.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) links: Box<dyn Links>,
     /// Memory that all ranks share, if they do.
-    pub(crate) shelf: Option<Shelf>,
+    pub(crate) board: Option<SharedBoard>,
     /// The group whose operations run there.
     shared: Option<GroupKey>,
     /// That group has failed, and its members know that what was lent may change.
@@ -122,11 +122,11 @@ const DIRECT_PENDING_MAX: usize = 4;
 const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
-    pub(crate) fn new(engine: Engine, links: Box<dyn Links>, shelf: Option<Shelf>) -> Self {
+    pub(crate) fn new(engine: Engine, links: Box<dyn Links>, board: Option<SharedBoard>) -> Self {
         Self {
             engine,
             links,
-            shelf,
+            board,
             shared: None,
             withdrawn: false,
             recipe: None,
@@ -189,7 +189,7 @@ impl Core {
     fn add_group(&mut self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
         let all = (0..self.links.world()).map(Peer).eq(spec.members.iter().copied());
         let key = self.engine.add_group(spec)?;
-        if !all || self.shelf.is_none() || self.shared.is_some() {
+        if !all || self.board.is_none() || self.shared.is_some() {
             return Ok((key, Medium::Links));
         }
         self.engine.share(key);
@@ -200,8 +200,8 @@ impl Core {
     /// Where the buffers of an operation on the board lie in memory that peers read, if they do.
     #[inline]
     pub(crate) fn loan(&self, input: &[u8], data: &[u8]) -> Option<LoanBase> {
-        let shelf = self.shelf.as_ref()?;
-        let (input, data) = (shelf.place(input), shelf.place(data));
+        let board = self.board.as_ref()?;
+        let (input, data) = (board.place(input), board.place(data));
         let lies_there = input.is_some() || data.is_some();
         lies_there.then_some(LoanBase { segment: 0, generation: 0, data, input })
     }
@@ -225,16 +225,16 @@ impl Core {
 
     /// Runs what waits for the board. Returns whether anything was done.
     pub(crate) fn poll_board(&mut self) -> bool {
-        match (&mut self.shelf, self.shared) {
-            (Some(shelf), Some(group)) => self.engine.poll_board(group, shelf),
+        match (&mut self.board, self.shared) {
+            (Some(board), Some(group)) => self.engine.poll_board(group, board),
             _ => false,
         }
     }
 
     /// In an idle moment: whether a member calls something else, in shared memory.
     pub(crate) fn watch_board(&mut self) {
-        if let (Some(shelf), Some(group)) = (&self.shelf, self.shared) {
-            self.engine.watch_board(group, shelf);
+        if let (Some(board), Some(group)) = (&self.board, self.shared) {
+            self.engine.watch_board(group, board);
         }
     }
 
@@ -260,13 +260,13 @@ impl Core {
     }
 
     fn answer(&mut self) {
-        if let (Some(shelf), Some(group)) = (&mut self.shelf, self.shared)
+        if let (Some(board), Some(group)) = (&mut self.board, self.shared)
             && !self.withdrawn
             && self.engine.has_failed(group)
         {
             // Before anybody gets back what was lent.
             self.withdrawn = true;
-            shelf.withdraw();
+            board.withdraw();
         }
         while let Some(finished) = self.engine.poll_finished() {
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {

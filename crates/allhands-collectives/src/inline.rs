@@ -61,11 +61,11 @@ impl<M: Borrowed> Running<'_, M> {
     /// Goes on as far as the other ranks have come.
     #[inline]
     fn poll(&mut self, core: &mut Core) -> FlatStep {
-        let Some(shelf) = &mut core.shelf else {
+        let Some(board) = &mut core.board else {
             unreachable!("a call that runs has a board");
         };
         let Self { group, call, loan, ticket, memory } = self;
-        core.engine.poll_inline(*group, call, *loan, ticket, shelf, &mut **memory)
+        core.engine.poll_inline(*group, call, *loan, ticket, board, &mut **memory)
     }
 
     #[inline]
@@ -115,10 +115,10 @@ impl Shared {
             return None;
         }
         let (group, call) = (caller.group, &recipe.call);
-        let shelf = core.shelf.as_ref()?;
+        let board = core.board.as_ref()?;
         let (input, data) = memory.in_one();
         let loan = core.loan(input, data);
-        let ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
+        let ticket = core.engine.begin_inline(group, &call.plan, board)?;
         let mut run = Running { group, call, loan, ticket, memory };
         if self.spin(core, &mut run) {
             run.finish(core);

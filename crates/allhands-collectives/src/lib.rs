@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod board;
 mod cell;
 mod communicator;
 mod core;
@@ -21,8 +22,8 @@ mod processors;
 mod recipe;
 mod seat;
 mod selection;
-mod shelf;
 
+pub use board::Board;
 pub use communicator::{CallOptions, Communicator, DEFAULT_TIMEOUT, Message, Scope, Spec};
 pub use error::{Context, Error, Invalid, Side};
 pub use mesh::{Mesh, MeshConfig};
@@ -31,7 +32,6 @@ pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
 pub use processors::{Cores, PROCESSORS_MAX, Processors};
 pub use selection::Selection;
-pub use shelf::Board;
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};

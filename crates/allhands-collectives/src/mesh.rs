@@ -12,12 +12,12 @@ use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
 use allhands_transport::{Control, ControlEvent, Knock, Links, Wake};
 use allhands_wire::{Cause, ControlFrame, Message, Peer};
 
+use crate::board::{Board, SharedBoard};
 use crate::cell::{Cell, Cells, Joined};
 use crate::core::{Begin, Call, Core, Foreign, Medium};
 use crate::primitive::{Mutex, lock};
 use crate::processors::Cores;
 use crate::seat::{Seat, Turn};
-use crate::shelf::{Board, Shelf};
 
 /// How a driver waits, and how peers are watched.
 #[derive(Clone, Copy, Debug)]
@@ -147,13 +147,13 @@ impl Mesh {
         board: Board,
         config: MeshConfig,
     ) -> std::io::Result<Self> {
-        Self::start_any(links, control, Some(Shelf(board)), config)
+        Self::start_any(links, control, Some(SharedBoard(board)), config)
     }
 
     fn start_any(
         links: Box<dyn Links>,
         control: Box<dyn Control>,
-        shelf: Option<Shelf>,
+        board: Option<SharedBoard>,
         config: MeshConfig,
     ) -> std::io::Result<Self> {
         let (me, world) = (links.peer(), links.world());
@@ -163,7 +163,7 @@ impl Mesh {
             links_waker: links.waker(),
             control_waker: control.waker(),
             knock: links.knock(),
-            core: Mutex::new(Core::new(engine, links, shelf)),
+            core: Mutex::new(Core::new(engine, links, board)),
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
             control_out: Mutex::new(VecDeque::new()),

@@ -9,9 +9,9 @@ use allhands_wire::Fingerprint;
 pub use allhands_shm::board::Board;
 
 /// A board behind the engine's trait.
-pub(crate) struct Shelf(pub(crate) Board);
+pub(crate) struct SharedBoard(pub(crate) Board);
 
-impl Shelf {
+impl SharedBoard {
     /// Where bytes lie in the memory that this rank lends from, if they do.
     #[inline]
     pub(crate) fn place(&self, bytes: &[u8]) -> Option<u64> {
@@ -24,7 +24,7 @@ impl Shelf {
     }
 }
 
-impl flat::Board for Shelf {
+impl flat::Board for SharedBoard {
     const PLACES: u64 = PLACES as u64;
 
     #[inline]
