@@ -11,7 +11,7 @@ use allhands_shm::board::{Board, Head};
 use allhands_shm::layout::Layout;
 use allhands_shm::ring::ends;
 use allhands_shm::segment::{OwnSegment, PeerSegment};
-use allhands_shm::wake::{Barrier, Bells, PeerBell, event};
+use allhands_shm::wake::{Barrier, PeerWaker, Wakers, event};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// What each rank of two has mapped.
@@ -37,13 +37,13 @@ impl Memory {
         let own = self.own[me].clone();
         let peer = self.peers[me].clone();
         let barrier = Barrier::Remote;
-        let bell = PeerBell { segment: peer.clone(), bell: event(), knocker: event(), barrier };
+        let waker = PeerWaker { segment: peer.clone(), wake: event(), knocker: event(), barrier };
         let mut others = vec![None, None];
-        others[1 - me] = Some(bell);
-        let bells = Arc::new(Bells::new(self.layout, own.clone(), event(), barrier, others));
+        others[1 - me] = Some(waker);
+        let wakers = Arc::new(Wakers::new(self.layout, own.clone(), event(), barrier, others));
         let mut peers = vec![None, None];
         peers[1 - me] = Some(peer);
-        Board::new(own, peers, me, self.layout.board_at(), bells)
+        Board::new(own, peers, me, self.layout.board_at(), wakers)
     }
 }
 

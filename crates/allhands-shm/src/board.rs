@@ -32,7 +32,7 @@ use crate::layout::LINE;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::protocol::{self, Published};
 use crate::segment::{OwnSegment, PeerSegment};
-use crate::wake::Bells;
+use crate::wake::Wakers;
 
 /// Publications that a rank can be ahead of its slowest reader.
 pub const PLACES: usize = 32;
@@ -188,7 +188,7 @@ pub struct Board {
     /// For each long buffer, the number past the publication that used it last.
     long_used: [u64; LONGS],
     long_next: usize,
-    bells: Arc<Bells>,
+    wakers: Arc<Wakers>,
     /// This rank's arena: what lies there can be lent.
     arena: Option<Arc<Arena>>,
     /// Those of the others.
@@ -269,7 +269,7 @@ impl Board {
         self.mine.word(place, SEQUENCE).store(head.seq, Ordering::Relaxed);
         self.mine.word(place, FORM).store(form, Ordering::Relaxed);
         self.counts.stamp(self.mine.word(place, STAMP));
-        self.bells.ring_all();
+        self.wakers.wake_all();
     }
 
     /// How many publications this rank has made.
@@ -312,13 +312,13 @@ impl Board {
         // The word lies in this rank's own board, whose layout knows as many ranks.
         assert!(rank < self.theirs.len(), "rank {rank} of {}", self.theirs.len());
         protocol::take(self.mine.taken(rank), number);
-        self.bells.ring(rank);
+        self.wakers.wake(rank);
     }
 
     /// Says that what this rank has lent may change from now on, whoever may still read it: its group has failed.
     pub fn withdraw(&mut self) {
         protocol::withdraw(self.mine.withdrawn());
-        self.bells.ring_all();
+        self.wakers.wake_all();
     }
 
     /// Whether `rank` has withdrawn what it lent. If not, what was read of it before is what it lent.
@@ -400,7 +400,7 @@ impl Board {
         peers: Vec<Option<Arc<PeerSegment>>>,
         me: usize,
         at: usize,
-        bells: Arc<Bells>,
+        wakers: Arc<Wakers>,
     ) -> Self {
         let world = peers.len() as u32;
         assert!(me < peers.len(), "rank {me} of {world}");
@@ -428,7 +428,7 @@ impl Board {
             room: None,
             long_used: [0; LONGS],
             long_next: 0,
-            bells,
+            wakers,
             arena: None,
             arenas: vec![None; peers.len()],
             _own: own,

@@ -12,7 +12,7 @@ use allhands_wire::Peer;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::ring::{RingError, RingReader, RingWriter};
-use crate::wake::{Bells, Knocker};
+use crate::wake::{Knocker, Wakers};
 
 /// Bytes that are handed over at once where no window waits for them.
 const STAGING_BYTES: usize = 64 * 1024;
@@ -63,7 +63,7 @@ pub struct HostLinks {
 
 struct Rings {
     links: Vec<Option<Link>>,
-    bells: Arc<Bells>,
+    wakers: Arc<Wakers>,
     staging: Box<[u8]>,
 }
 
@@ -117,7 +117,7 @@ impl HostLinks {
     pub fn new(
         below: Box<dyn Links>,
         hosts: Vec<Option<HostLink>>,
-        bells: Arc<Bells>,
+        wakers: Arc<Wakers>,
         knocker: Knocker,
     ) -> Self {
         let link = |host: HostLink| {
@@ -128,7 +128,7 @@ impl HostLinks {
         let staging = vec![0; STAGING_BYTES].into_boxed_slice();
         Self {
             below,
-            rings: Rings { links, bells, staging },
+            rings: Rings { links, wakers, staging },
             knocker: Arc::new(knocker),
             armed: false,
         }
@@ -170,7 +170,7 @@ impl Rings {
             if room == 0 {
                 if !link.blocked {
                     link.blocked = true;
-                    self.bells.knock(peer.index());
+                    self.wakers.knock(peer.index());
                 }
                 return;
             }
@@ -191,7 +191,7 @@ impl Rings {
             link.writer.commit();
             // Room was found: whoever runs out of it again knocks again.
             link.blocked = false;
-            self.bells.ring(peer.index());
+            self.wakers.wake(peer.index());
             port.sent(peer, written);
         }
     }
@@ -227,7 +227,7 @@ impl Rings {
         }
         if total > 0 {
             // The writer may wait for room.
-            self.bells.ring(peer.index());
+            self.wakers.wake(peer.index());
         }
         total
     }
@@ -335,7 +335,7 @@ impl Links for HostLinks {
         let Self { below, rings, .. } = self;
         served += below.poll(timeout, &mut Below { port, rings });
         // Also where the caller armed, and found something before it slept.
-        self.rings.bells.disarm();
+        self.rings.wakers.disarm();
         self.armed = false;
         if sleeps {
             self.rings.bury(port);
@@ -346,7 +346,7 @@ impl Links for HostLinks {
 
     fn arm(&mut self) {
         self.armed = true;
-        self.rings.bells.arm();
+        self.rings.wakers.arm();
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -15,7 +15,7 @@ use crate::links::{HostLink, HostLinks};
 use crate::meet::{HostPeer, Listener, Offer, dial};
 use crate::ring;
 use crate::segment::{OwnSegment, SEGMENT_MAX};
-use crate::wake::{Barrier, Bells, Knocker, event};
+use crate::wake::{Barrier, Knocker, Wakers, event};
 
 /// The shortest arena, where the host does not say how much memory it has.
 const ARENA_MIN: usize = 1 << 30;
@@ -47,12 +47,12 @@ impl Prepared {
         let layout = Layout::new(world).ok_or(Unavailable::World { world, limit: WORLD_MAX })?;
         let segment = Arc::new(OwnSegment::create(layout.segment_len())?);
         let event = || event().map_err(|source| Unavailable::Event { source });
-        let (bell, knocker) = (event()?, event()?);
+        let (wake, knocker) = (event()?, event()?);
         let listener = Listener::open()?;
         // Without an arena everything is copied, which always works.
         let arena = Arena::new(arena_len(world)).ok();
         let shared = arena.as_ref().map(|arena| arena.segment().clone());
-        let offer = Offer { segment, bell, knocker, barrier: Barrier::register(), arena: shared };
+        let offer = Offer { segment, wake, knocker, barrier: Barrier::register(), arena: shared };
         Ok(Self { listener, layout, offer, arena })
     }
 
@@ -91,9 +91,9 @@ impl Prepared {
         if peers.iter().all(Option::is_none) {
             return Ok(Shared { failed, ..Shared::nothing(links) });
         }
-        let Offer { bell, knocker, .. } = &self.offer;
+        let Offer { wake, knocker, .. } = &self.offer;
         links
-            .watch(bell.as_fd())
+            .watch(wake.as_fd())
             .and_then(|()| control.watch(knocker.as_fd()))
             .map_err(|source| ShareError::Watch { source })?;
         let sharing = self.join(me, peers, links, if all { Sharing::All } else { Sharing::Some });
@@ -109,29 +109,29 @@ impl Prepared {
         sharing: Sharing,
     ) -> Shared {
         let Self { layout, offer, arena, .. } = self;
-        let Offer { segment, bell, knocker, barrier, .. } = offer;
-        let (mut hosts, mut bells) = (Vec::new(), Vec::new());
+        let Offer { segment, wake, knocker, barrier, .. } = offer;
+        let (mut hosts, mut wakers) = (Vec::new(), Vec::new());
         let (mut segments, mut arenas) = (Vec::new(), Vec::new());
         let mut ranks = 1;
         for (rank, peer) in peers.into_iter().enumerate() {
             ranks += u32::from(peer.is_some());
-            let (host, bell, theirs, arena) = match peer {
-                Some(HostPeer { segment: theirs, bell, process, arena }) => {
+            let (host, waker, theirs, arena) = match peer {
+                Some(HostPeer { segment: theirs, waker, process, arena }) => {
                     let (writer, reader) = ring::ends(layout, &segment, me.index(), &theirs, rank);
                     let host = HostLink { writer, reader, process };
-                    (Some(host), Some(bell), Some(theirs), arena)
+                    (Some(host), Some(waker), Some(theirs), arena)
                 }
                 None => (None, None, None, None),
             };
             hosts.push(host);
-            bells.push(bell);
+            wakers.push(waker);
             segments.push(theirs);
             arenas.push(arena);
         }
-        let bells = Arc::new(Bells::new(layout, segment.clone(), bell, barrier, bells));
+        let wakers = Arc::new(Wakers::new(layout, segment.clone(), wake, barrier, wakers));
         let board = (sharing == Sharing::All).then(|| {
             let mut board =
-                Board::new(segment, segments, me.index(), layout.board_at(), bells.clone());
+                Board::new(segment, segments, me.index(), layout.board_at(), wakers.clone());
             if let Some(arena) = &arena {
                 board.set_arena(arena.clone());
             }
@@ -144,7 +144,7 @@ impl Prepared {
         });
         // Only a board has a use for it.
         let arena = arena.filter(|_| board.is_some());
-        let links = Box::new(HostLinks::new(Box::new(links), hosts, bells, Knocker(knocker)));
+        let links = Box::new(HostLinks::new(Box::new(links), hosts, wakers, Knocker(knocker)));
         Shared { links, board, arena, ranks, unavailable: None, failed: Vec::new() }
     }
 }

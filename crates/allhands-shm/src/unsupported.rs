@@ -45,11 +45,11 @@ impl Absent {
         match *self {}
     }
 
-    pub(crate) fn ring(&self, _: usize) {
+    pub(crate) fn wake(&self, _: usize) {
         match *self {}
     }
 
-    pub(crate) fn ring_all(&self) {
+    pub(crate) fn wake_all(&self) {
         match *self {}
     }
 
@@ -81,5 +81,5 @@ pub mod segment {
 
 /// Waking ranks that sleep, on Linux.
 pub mod wake {
-    pub use super::Absent as Bells;
+    pub use super::Absent as Wakers;
 }

@@ -54,75 +54,75 @@ pub fn event() -> std::io::Result<OwnedFd> {
 #[derive(Debug)]
 struct Sleeper {
     sleeping: NonNull<u8>,
-    bell: OwnedFd,
+    wake: OwnedFd,
     knocker: OwnedFd,
     barrier: Barrier,
     _segment: Arc<PeerSegment>,
 }
 
-/// The bells of a host's ranks, and this rank's own.
+/// How to wake the ranks of a host, and how this rank sleeps.
 #[derive(Debug)]
-pub struct Bells {
+pub struct Wakers {
     mine: NonNull<u8>,
-    bell: OwnedFd,
+    wake: OwnedFd,
     barrier: Barrier,
     sleepers: Vec<Option<Sleeper>>,
     _segment: Arc<OwnSegment>,
 }
 
 // SAFETY: The pointers lead to words that are only accessed as atomics, in mappings that are kept alive.
-unsafe impl Send for Bells {}
+unsafe impl Send for Wakers {}
 // SAFETY: As for Send.
-unsafe impl Sync for Bells {}
+unsafe impl Sync for Wakers {}
 
 /// What a peer is woken by.
 #[derive(Debug)]
-pub struct PeerBell {
+pub struct PeerWaker {
     /// Its segment.
     pub segment: Arc<PeerSegment>,
     /// The descriptor it sleeps on.
-    pub bell: OwnedFd,
+    pub wake: OwnedFd,
     /// The descriptor by which it is asked to read.
     pub knocker: OwnedFd,
     /// Whether it fences for those who write to it.
     pub barrier: Barrier,
 }
 
-impl Bells {
-    /// Bells of the ranks of a host; `None` for this rank and those elsewhere.
+impl Wakers {
+    /// Wakers of the ranks of a host; `None` for this rank and those elsewhere.
     #[must_use]
     pub fn new(
         layout: Layout,
         own: Arc<OwnSegment>,
-        bell: OwnedFd,
+        wake: OwnedFd,
         barrier: Barrier,
-        peers: Vec<Option<PeerBell>>,
+        peers: Vec<Option<PeerWaker>>,
     ) -> Self {
         assert!(own.len() >= layout.segment_len(), "an own segment of {} bytes", own.len());
         let at = layout.sleeping_at();
         // SAFETY: The layout's parts are inside the segment, which was checked.
         let mine = unsafe { own.base().add(at) };
-        let sleeper = |peer: PeerBell| {
+        let sleeper = |peer: PeerWaker| {
             let len = peer.segment.len();
             assert!(len >= layout.segment_len(), "a peer's segment of {len} bytes");
             let both = [barrier, peer.barrier] == [Barrier::Remote; 2];
             Sleeper {
                 // SAFETY: As above.
                 sleeping: unsafe { peer.segment.base().add(at) },
-                bell: peer.bell,
+                wake: peer.wake,
                 knocker: peer.knocker,
                 barrier: if both { Barrier::Remote } else { Barrier::Local },
                 _segment: peer.segment,
             }
         };
         let sleepers = peers.into_iter().map(|peer| peer.map(sleeper)).collect();
-        Self { mine, bell, barrier, sleepers, _segment: own }
+        Self { mine, wake, barrier, sleepers, _segment: own }
     }
 
-    /// The descriptor on which this rank sleeps; readable once it was rung.
+    /// The descriptor on which this rank sleeps; readable once it was woken.
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.wake.as_fd()
     }
 
     /// This rank is about to sleep: whoever writes from now on wakes it. What was written before is to be looked for
@@ -143,9 +143,9 @@ impl Bells {
 
     /// Something was written for `rank`.
     #[inline]
-    pub fn ring(&self, rank: usize) {
+    pub fn wake(&self, rank: usize) {
         if let Some(Some(sleeper)) = self.sleepers.get(rank) {
-            sleeper.ring();
+            sleeper.wake();
         }
     }
 
@@ -153,31 +153,31 @@ impl Bells {
     #[cold]
     pub fn knock(&self, rank: usize) {
         if let Some(Some(sleeper)) = self.sleepers.get(rank) {
-            sleeper.wake();
+            sleeper.signal();
             signal(&sleeper.knocker);
         }
     }
 
     /// Something was written for everybody.
     #[inline]
-    pub fn ring_all(&self) {
+    pub fn wake_all(&self) {
         for sleeper in self.sleepers.iter().flatten() {
-            sleeper.ring();
+            sleeper.wake();
         }
     }
 }
 
 impl Sleeper {
     #[inline]
-    fn ring(&self) {
+    fn wake(&self) {
         if sleeps(word(self.sleeping), self.barrier) {
-            self.wake();
+            self.signal();
         }
     }
 
     #[cold]
-    fn wake(&self) {
-        signal(&self.bell);
+    fn signal(&self) {
+        signal(&self.wake);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use allhands_shm::board::{Board, Head, INLINE, LONG, LONGS, LentAt, PLACES, SHORT, board_len};
 use allhands_shm::layout::{LINE, Layout};
 use allhands_shm::segment::{OwnSegment, PeerSegment};
-use allhands_shm::wake::{Barrier, Bells, event};
+use allhands_shm::wake::{Barrier, Wakers, event};
 use proptest::prelude::*;
 
 /// The boards of some ranks in one process, each with its own mappings of the others'.
@@ -30,10 +30,10 @@ impl Host {
                 other.then(|| Arc::new(PeerSegment::map(segments[rank].fd(), len).unwrap()))
             };
             let nobody = (0..world).map(|_| None).collect();
-            let bell = event().unwrap();
-            let bells = Bells::new(layout, segments[me].clone(), bell, Barrier::Local, nobody);
+            let wake = event().unwrap();
+            let wakers = Wakers::new(layout, segments[me].clone(), wake, Barrier::Local, nobody);
             let peers = ranks.clone().map(map).collect();
-            Board::new(segments[me].clone(), peers, me, layout.board_at(), Arc::new(bells))
+            Board::new(segments[me].clone(), peers, me, layout.board_at(), Arc::new(wakers))
         };
         let boards = ranks.clone().map(board).collect();
         Self { layout, segments, boards }

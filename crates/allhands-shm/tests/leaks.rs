@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use allhands_shm::layout::Layout;
 use allhands_shm::segment::{OwnSegment, PeerSegment};
-use allhands_shm::wake::{Barrier, Bells, PeerBell, event};
+use allhands_shm::wake::{Barrier, PeerWaker, Wakers, event};
 
 fn names(folder: &str) -> BTreeSet<OsString> {
     read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
@@ -19,7 +19,7 @@ fn mappings() -> usize {
 }
 
 #[test]
-fn segments_and_bells_leave_no_file_no_descriptor_and_no_mapping() {
+fn segments_and_wakers_leave_no_file_no_descriptor_and_no_mapping() {
     let layout = Layout::new(2).unwrap();
     let files = names("/dev/shm");
     let before = read_dir("/proc/self/fd").unwrap().count();
@@ -29,11 +29,11 @@ fn segments_and_bells_leave_no_file_no_descriptor_and_no_mapping() {
         assert!(mappings() >= 2);
         assert!(PeerSegment::map(own.fd(), usize::MAX).is_err());
         assert!(PeerSegment::map(own.fd(), 2 * layout.segment_len()).is_err());
-        let (bell, knocker) = (event().unwrap(), event().unwrap());
-        let peer = PeerBell { segment, bell, knocker, barrier: Barrier::Local };
+        let (wake, knocker) = (event().unwrap(), event().unwrap());
+        let peer = PeerWaker { segment, wake, knocker, barrier: Barrier::Local };
         let peers = vec![None, Some(peer)];
-        let bells = Bells::new(layout, own, event().unwrap(), Barrier::Local, peers);
-        bells.ring(1);
+        let wakers = Wakers::new(layout, own, event().unwrap(), Barrier::Local, peers);
+        wakers.wake(1);
         let new: Vec<_> = names("/dev/shm").difference(&files).cloned().collect();
         assert!(!new.iter().any(|name| name.to_string_lossy().contains("allhands")), "{new:?}");
     }

@@ -151,7 +151,7 @@ fn look(board: &mut Board, from: usize, taken: &mut u64, buffer: &mut Vec<u8>) -
 
 /// Everything with everybody, until all has been written, read and taken.
 fn exchange(shared: Shared, me: usize, messages: u64) {
-    let Shared { mut board, bells, hosts, .. } = shared;
+    let Shared { mut board, wakers, hosts, .. } = shared;
     let world = hosts.len();
     let stream = |(peer, link): (usize, Option<_>)| {
         link.map(|link: allhands_shm::links::HostLink| Stream::new(peer, link.writer, link.reader))
@@ -164,7 +164,7 @@ fn exchange(shared: Shared, me: usize, messages: u64) {
         for stream in &mut streams {
             // Both are for the peer to see.
             if stream.read() | stream.write(me, messages) {
-                bells.ring(stream.peer);
+                wakers.wake(stream.peer);
                 useful = true;
             }
             useful |= look(board, stream.peer, &mut taken[stream.peer], &mut buffer);
@@ -183,7 +183,7 @@ fn exchange(shared: Shared, me: usize, messages: u64) {
         spins = if useful { 0 } else { spins + 1 };
         if spins > SPINS {
             let mut over = false;
-            sleep(&bells, || {
+            sleep(&wakers, || {
                 let (useful, ended) = step(&mut board);
                 over = ended;
                 useful || ended

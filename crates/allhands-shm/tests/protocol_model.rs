@@ -175,19 +175,19 @@ fn nobody_sleeps_through(barrier: Barrier) {
         let writer = {
             let words = words.clone();
             thread::spawn(move || {
-                let [data, sleeping, bell] = &*words;
+                let [data, sleeping, woken] = &*words;
                 data.store(1, Ordering::Release);
                 if protocol::sleeps(sleeping, barrier) {
-                    bell.store(1, Ordering::Relaxed);
+                    woken.store(1, Ordering::Relaxed);
                 }
             })
         };
-        let [data, sleeping, bell] = &*words;
+        let [data, sleeping, woken] = &*words;
         protocol::arm(sleeping);
         let asleep = data.load(Ordering::Acquire) == 0;
         writer.join().unwrap();
         // The writer has ended: nobody else will ring.
-        assert!(!asleep || bell.load(Ordering::Relaxed) == 1, "a wake-up was lost");
+        assert!(!asleep || woken.load(Ordering::Relaxed) == 1, "a wake-up was lost");
         protocol::disarm(sleeping);
     });
 }

@@ -13,7 +13,7 @@ use allhands_collectives::{
 use allhands_shm::board::Head;
 use allhands_shm::layout::Layout;
 use allhands_shm::segment::{OwnSegment, PeerSegment};
-use allhands_shm::wake::{Barrier, Bells, PeerBell, event};
+use allhands_shm::wake::{Barrier, PeerWaker, Wakers, event};
 use allhands_tensor::Kernel;
 use allhands_wire::{Descriptor, Header};
 use anyhow::{Context, Result, bail, ensure};
@@ -51,17 +51,18 @@ fn boards() -> Result<(Board, Board)> {
     let board = |me: usize| -> Result<Board> {
         let theirs = &own[1 - me];
         let peer = Arc::new(PeerSegment::map(theirs.fd(), theirs.len())?);
-        let bell = PeerBell {
+        let waker = PeerWaker {
             segment: peer.clone(),
-            bell: event()?,
+            wake: event()?,
             knocker: event()?,
             barrier: Barrier::Remote,
         };
         let beside = |own, peer| if me == 0 { vec![own, peer] } else { vec![peer, own] };
-        let bells = beside(None, Some(bell));
-        let bells = Arc::new(Bells::new(layout, own[me].clone(), event()?, Barrier::Remote, bells));
+        let wakers = beside(None, Some(waker));
+        let wakers =
+            Arc::new(Wakers::new(layout, own[me].clone(), event()?, Barrier::Remote, wakers));
         let peers = if me == 0 { vec![None, Some(peer)] } else { vec![Some(peer), None] };
-        Ok(Board::new(own[me].clone(), peers, me, layout.board_at(), bells))
+        Ok(Board::new(own[me].clone(), peers, me, layout.board_at(), wakers))
     };
     Ok((board(0)?, board(1)?))
 }

@@ -12,7 +12,7 @@ use allhands_shm::links::{HostLink, HostLinks};
 use allhands_shm::meet::{HostPeer, Listener, MeetError, Name, Offer, dial};
 use allhands_shm::ring::ends;
 use allhands_shm::segment::OwnSegment;
-use allhands_shm::wake::{Barrier, Bells, Knocker, event};
+use allhands_shm::wake::{Barrier, Knocker, Wakers, event};
 use allhands_transport::tcp::{Membership, TcpLinks};
 use allhands_wire::{JobKey, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -35,7 +35,7 @@ pub(crate) struct Rank {
 /// A rank that shares memory with all others.
 pub(crate) struct Shared {
     pub(crate) board: Board,
-    pub(crate) bells: Arc<Bells>,
+    pub(crate) wakers: Arc<Wakers>,
     pub(crate) hosts: Vec<Option<HostLink>>,
     pub(crate) knocker: OwnedFd,
 }
@@ -49,8 +49,8 @@ impl Rank {
     pub(crate) fn new(me: u32, world: u32) -> Self {
         let layout = Layout::new(world).unwrap();
         let segment = Arc::new(OwnSegment::create(layout.segment_len()).unwrap());
-        let (bell, knocker, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
-        let offer = Offer { segment, bell, knocker, barrier, arena: None };
+        let (wake, knocker, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
+        let offer = Offer { segment, wake, knocker, barrier, arena: None };
         Self { member: member(me, world), layout, listener: Listener::open().unwrap(), offer }
     }
 
@@ -83,8 +83,8 @@ impl Rank {
     /// Uses the memory of all others.
     pub(crate) fn share(self, met: Met) -> Shared {
         let me = self.index();
-        let Offer { segment, bell, knocker, barrier, .. } = self.offer;
-        let (mut hosts, mut bells, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let Offer { segment, wake, knocker, barrier, .. } = self.offer;
+        let (mut hosts, mut wakers, mut segments) = (Vec::new(), Vec::new(), Vec::new());
         for (rank, result) in met.into_iter().enumerate() {
             let peer = result.map(|result| result.unwrap_or_else(|e| panic!("rank {me}: {e}")));
             assert_eq!(peer.is_none(), rank == me);
@@ -92,30 +92,30 @@ impl Rank {
                 peer.as_ref().map(|peer| ends(self.layout, &segment, me, &peer.segment, rank)),
             );
             segments.push(peer.as_ref().map(|peer| peer.segment.clone()));
-            bells.push(peer);
+            wakers.push(peer);
         }
         let mut processes = Vec::new();
-        let bells = bells.into_iter().map(|peer| {
-            let (bell, process) = peer.map(|peer| (peer.bell, peer.process)).unzip();
+        let wakers = wakers.into_iter().map(|peer| {
+            let (waker, process) = peer.map(|peer| (peer.waker, peer.process)).unzip();
             processes.push(process.flatten());
-            bell
+            waker
         });
-        let bells = bells.collect();
-        let bells = Arc::new(Bells::new(self.layout, segment.clone(), bell, barrier, bells));
+        let wakers = wakers.collect();
+        let wakers = Arc::new(Wakers::new(self.layout, segment.clone(), wake, barrier, wakers));
         let at = self.layout.board_at();
-        let board = Board::new(segment, segments, me, at, bells.clone());
+        let board = Board::new(segment, segments, me, at, wakers.clone());
         let hosts = hosts.into_iter().zip(processes).map(|(ends, process)| {
             ends.map(|(writer, reader)| HostLink { writer, reader, process })
         });
-        Shared { board, bells, hosts: hosts.collect(), knocker }
+        Shared { board, wakers, hosts: hosts.collect(), knocker }
     }
 }
 
 impl Shared {
     /// Links through rings, over `below`.
     pub(crate) fn links(self, below: TcpLinks) -> HostLinks {
-        below.watch(self.bells.descriptor()).unwrap();
-        HostLinks::new(Box::new(below), self.hosts, self.bells, Knocker(self.knocker))
+        below.watch(self.wakers.descriptor()).unwrap();
+        HostLinks::new(Box::new(below), self.hosts, self.wakers, Knocker(self.knocker))
     }
 }
 
@@ -136,16 +136,16 @@ pub(crate) fn threads(world: u32) -> Vec<Shared> {
     })
 }
 
-/// Sleeps until the bell rings, unless `ready` finds something. A ring that does not come is a failure.
-pub(crate) fn sleep(bells: &Bells, mut ready: impl FnMut() -> bool) {
-    bells.arm();
+/// Sleeps until a peer wakes it, unless `ready` finds something. A wake-up that does not come is a failure.
+pub(crate) fn sleep(wakers: &Wakers, mut ready: impl FnMut() -> bool) {
+    wakers.arm();
     if !ready() {
-        let bell = bells.descriptor();
+        let event = wakers.descriptor();
         let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        let mut polled = [PollFd::new(&bell, PollFlags::IN)];
-        let rung = rustix::event::poll(&mut polled, Some(&patience)).unwrap();
-        assert_eq!(rung, 1, "nobody rang within {PATIENCE:?}");
+        let mut polled = [PollFd::new(&event, PollFlags::IN)];
+        let woken = rustix::event::poll(&mut polled, Some(&patience)).unwrap();
+        assert_eq!(woken, 1, "nobody woke it within {PATIENCE:?}");
     }
-    bells.disarm();
-    let _ = rustix::io::read(bells.descriptor(), &mut [0; 8]);
+    wakers.disarm();
+    let _ = rustix::io::read(wakers.descriptor(), &mut [0; 8]);
 }
