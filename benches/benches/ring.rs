@@ -37,7 +37,7 @@ impl Memory {
         let own = self.own[me].clone();
         let peer = self.peers[me].clone();
         let barrier = Barrier::Remote;
-        let waker = PeerWaker { segment: peer.clone(), wake: event(), knocker: event(), barrier };
+        let waker = PeerWaker { segment: peer.clone(), wake: event(), progress: event(), barrier };
         let mut others = vec![None, None];
         others[1 - me] = Some(waker);
         let wakers = Arc::new(Wakers::new(self.layout, own.clone(), event(), barrier, others));

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
-use allhands_transport::{Control, ControlEvent, Knock, Links, Wake};
+use allhands_transport::{Control, ControlEvent, Links, ProgressRequests, Wake};
 use allhands_wire::{Cause, ControlFrame, Message, Peer};
 
 use crate::board::{Board, SharedBoard};
@@ -92,7 +92,7 @@ pub(crate) struct Shared {
     links_waker: Arc<dyn Wake>,
     control_waker: Arc<dyn Wake>,
     /// Where peers say that they wait for this rank to read.
-    knock: Option<Arc<dyn Knock>>,
+    progress_requests: Option<Arc<dyn ProgressRequests>>,
     /// The driver sleeps, or is about to: a new call must wake it.
     asleep: AtomicBool,
     /// Operations in flight and whatever else keeps the engine restless, as of the last step.
@@ -162,7 +162,7 @@ impl Mesh {
             seat: Seat::new(),
             links_waker: links.waker(),
             control_waker: control.waker(),
-            knock: links.knock(),
+            progress_requests: links.progress_requests(),
             core: Mutex::new(Core::new(engine, links, board)),
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
@@ -636,8 +636,8 @@ impl Service {
         }
         self.send_control();
         self.run_foreign();
-        let knocked = self.shared.knock.as_ref().is_some_and(|knock| knock.take());
-        let unattended = knocked
+        let requests = self.shared.progress_requests.as_ref();
+        let unattended = requests.is_some_and(|requests| requests.take())
             || self.shared.pending.load(Ordering::SeqCst) > 0
             || self.shared.inbox_filled.load(Ordering::SeqCst)
             || self.shared.core.is_poisoned();

@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allhands_transport::{Capabilities, Closed, Knock, Links, Port, Slices, Unfinished, Wake};
+use allhands_transport::{
+    Capabilities, Closed, Links, Port, ProgressRequests, Slices, Unfinished, Wake,
+};
 use allhands_wire::Peer;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::ring::{RingError, RingReader, RingWriter};
-use crate::wake::{Knocker, Wakers};
+use crate::wake::{ProgressEvent, Wakers};
 
 /// Bytes that are handed over at once where no window waits for them.
 const STAGING_BYTES: usize = 64 * 1024;
@@ -56,7 +58,7 @@ enum State {
 pub struct HostLinks {
     below: Box<dyn Links>,
     rings: Rings,
-    knocker: Arc<Knocker>,
+    progress: Arc<ProgressEvent>,
     /// Peers wake this rank: it is asleep, or about to be.
     armed: bool,
 }
@@ -118,7 +120,7 @@ impl HostLinks {
         below: Box<dyn Links>,
         hosts: Vec<Option<HostLink>>,
         wakers: Arc<Wakers>,
-        knocker: Knocker,
+        progress: ProgressEvent,
     ) -> Self {
         let link = |host: HostLink| {
             let HostLink { writer, reader, process } = host;
@@ -129,7 +131,7 @@ impl HostLinks {
         Self {
             below,
             rings: Rings { links, wakers, staging },
-            knocker: Arc::new(knocker),
+            progress: Arc::new(progress),
             armed: false,
         }
     }
@@ -170,7 +172,7 @@ impl Rings {
             if room == 0 {
                 if !link.blocked {
                     link.blocked = true;
-                    self.wakers.knock(peer.index());
+                    self.wakers.request_progress(peer.index());
                 }
                 return;
             }
@@ -189,7 +191,7 @@ impl Rings {
             }
             drop(slices);
             link.writer.commit();
-            // Room was found: whoever runs out of it again knocks again.
+            // Room was found: whoever runs out of it again asks again.
             link.blocked = false;
             self.wakers.wake(peer.index());
             port.sent(peer, written);
@@ -353,8 +355,8 @@ impl Links for HostLinks {
         self.below.waker()
     }
 
-    fn knock(&self) -> Option<Arc<dyn Knock>> {
-        Some(self.knocker.clone())
+    fn progress_requests(&self) -> Option<Arc<dyn ProgressRequests>> {
+        Some(self.progress.clone())
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -54,7 +54,7 @@ const STRANGERS_MAX: u32 = 64;
 /// The longest that one visitor, one lower rank, or reaching all of them may take.
 const VISIT_MAX: Duration = Duration::from_secs(5);
 
-/// Descriptors of a rank: segment, wake, knocker, arena.
+/// Descriptors of a rank: segment, wake, progress, arena.
 const DESCRIPTORS: usize = 4;
 
 /// What goes with the descriptors: format, barrier, arena length.
@@ -83,7 +83,7 @@ pub struct Offer {
     /// The event it sleeps on.
     pub wake: OwnedFd,
     /// The event by which it is asked to read.
-    pub knocker: OwnedFd,
+    pub progress: OwnedFd,
     /// Whether it fences for those who write to it.
     pub barrier: Barrier,
     /// Memory that it lends from.
@@ -440,8 +440,8 @@ impl Visit<'_> {
         card[1] = u8::from(self.offer.barrier == Barrier::Remote);
         let arena_len = arena.map_or(0, OwnSegment::len) as u64;
         card[8..].copy_from_slice(&arena_len.to_le_bytes());
-        let Offer { segment, wake, knocker, .. } = self.offer;
-        let mut descriptors = vec![segment.fd(), wake.as_fd(), knocker.as_fd()];
+        let Offer { segment, wake, progress, .. } = self.offer;
+        let mut descriptors = vec![segment.fd(), wake.as_fd(), progress.as_fd()];
         descriptors.extend(arena.map(OwnSegment::fd));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut rights = SendAncillaryBuffer::new(&mut space);
@@ -488,9 +488,9 @@ impl Visit<'_> {
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next();
         match (next(), next(), next(), next()) {
-            (Some(segment), Some(wake), Some(knocker), arena) => {
+            (Some(segment), Some(wake), Some(progress), arena) => {
                 let arena = arena.map(|fd| (fd, arena_len));
-                Ok(Card { segment, wake, knocker, arena, barrier })
+                Ok(Card { segment, wake, progress, arena, barrier })
             }
             _ => Err(garbled()),
         }
@@ -499,7 +499,7 @@ impl Visit<'_> {
     fn map(&self, stream: &UnixStream, card: Card) -> Result<HostPeer, MeetError> {
         let unmapped = |source| MeetError::Unmapped { peer: self.peer, source };
         // Whoever wakes a rank must not wait for it.
-        let events = [&card.wake, &card.knocker];
+        let events = [&card.wake, &card.progress];
         if !events.into_iter().all(|event| {
             rustix::fs::fcntl_getfl(event).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
         }) {
@@ -514,8 +514,8 @@ impl Visit<'_> {
         // The process that made the connection is alive, so its number is not another's yet.
         let pid = Credentials::of(stream).ok().and_then(|credentials| credentials.pid);
         let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
-        let Card { wake, knocker, barrier, .. } = card;
-        let waker = PeerWaker { segment: segment.clone(), wake, knocker, barrier };
+        let Card { wake, progress, barrier, .. } = card;
+        let waker = PeerWaker { segment: segment.clone(), wake, progress, barrier };
         if let Some(arena) = &arena {
             arena.advise_huge_pages();
         }
@@ -527,7 +527,7 @@ impl Visit<'_> {
 struct Card {
     segment: OwnedFd,
     wake: OwnedFd,
-    knocker: OwnedFd,
+    progress: OwnedFd,
     arena: Option<(OwnedFd, usize)>,
     barrier: Barrier,
 }

@@ -15,7 +15,7 @@ use crate::links::{HostLink, HostLinks};
 use crate::meet::{HostPeer, Listener, Offer, dial};
 use crate::ring;
 use crate::segment::{OwnSegment, SEGMENT_MAX};
-use crate::wake::{Barrier, Knocker, Wakers, event};
+use crate::wake::{Barrier, ProgressEvent, Wakers, event};
 
 /// The shortest arena, where the host does not say how much memory it has.
 const ARENA_MIN: usize = 1 << 30;
@@ -47,12 +47,12 @@ impl Prepared {
         let layout = Layout::new(world).ok_or(Unavailable::World { world, limit: WORLD_MAX })?;
         let segment = Arc::new(OwnSegment::create(layout.segment_len())?);
         let event = || event().map_err(|source| Unavailable::Event { source });
-        let (wake, knocker) = (event()?, event()?);
+        let (wake, progress) = (event()?, event()?);
         let listener = Listener::open()?;
         // Without an arena everything is copied, which always works.
         let arena = Arena::new(arena_len(world)).ok();
         let shared = arena.as_ref().map(|arena| arena.segment().clone());
-        let offer = Offer { segment, wake, knocker, barrier: Barrier::register(), arena: shared };
+        let offer = Offer { segment, wake, progress, barrier: Barrier::register(), arena: shared };
         Ok(Self { listener, layout, offer, arena })
     }
 
@@ -91,10 +91,10 @@ impl Prepared {
         if peers.iter().all(Option::is_none) {
             return Ok(Shared { failed, ..Shared::nothing(links) });
         }
-        let Offer { wake, knocker, .. } = &self.offer;
+        let Offer { wake, progress, .. } = &self.offer;
         links
             .watch(wake.as_fd())
-            .and_then(|()| control.watch(knocker.as_fd()))
+            .and_then(|()| control.watch(progress.as_fd()))
             .map_err(|source| ShareError::Watch { source })?;
         let sharing = self.join(me, peers, links, if all { Sharing::All } else { Sharing::Some });
         Ok(Shared { failed, ..sharing })
@@ -109,7 +109,7 @@ impl Prepared {
         sharing: Sharing,
     ) -> Shared {
         let Self { layout, offer, arena, .. } = self;
-        let Offer { segment, wake, knocker, barrier, .. } = offer;
+        let Offer { segment, wake, progress, barrier, .. } = offer;
         let (mut hosts, mut wakers) = (Vec::new(), Vec::new());
         let (mut segments, mut arenas) = (Vec::new(), Vec::new());
         let mut ranks = 1;
@@ -144,7 +144,8 @@ impl Prepared {
         });
         // Only a board has a use for it.
         let arena = arena.filter(|_| board.is_some());
-        let links = Box::new(HostLinks::new(Box::new(links), hosts, wakers, Knocker(knocker)));
+        let links =
+            Box::new(HostLinks::new(Box::new(links), hosts, wakers, ProgressEvent(progress)));
         Shared { links, board, arena, ranks, unavailable: None, failed: Vec::new() }
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use allhands_transport::Knock;
+use allhands_transport::ProgressRequests;
 use rustix::event::EventfdFlags;
 use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
@@ -55,7 +55,7 @@ pub fn event() -> std::io::Result<OwnedFd> {
 struct Sleeper {
     sleeping: NonNull<u8>,
     wake: OwnedFd,
-    knocker: OwnedFd,
+    progress: OwnedFd,
     barrier: Barrier,
     _segment: Arc<PeerSegment>,
 }
@@ -83,7 +83,7 @@ pub struct PeerWaker {
     /// The descriptor it sleeps on.
     pub wake: OwnedFd,
     /// The descriptor by which it is asked to read.
-    pub knocker: OwnedFd,
+    pub progress: OwnedFd,
     /// Whether it fences for those who write to it.
     pub barrier: Barrier,
 }
@@ -110,7 +110,7 @@ impl Wakers {
                 // SAFETY: As above.
                 sleeping: unsafe { peer.segment.base().add(at) },
                 wake: peer.wake,
-                knocker: peer.knocker,
+                progress: peer.progress,
                 barrier: if both { Barrier::Remote } else { Barrier::Local },
                 _segment: peer.segment,
             }
@@ -151,10 +151,10 @@ impl Wakers {
 
     /// There is no room left for `rank`: whether it sleeps or has nothing to do, it must read.
     #[cold]
-    pub fn knock(&self, rank: usize) {
+    pub fn request_progress(&self, rank: usize) {
         if let Some(Some(sleeper)) = self.sleepers.get(rank) {
             sleeper.signal();
-            signal(&sleeper.knocker);
+            signal(&sleeper.progress);
         }
     }
 
@@ -186,11 +186,11 @@ fn signal(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
 
-/// Where peers knock that wait for this rank to read.
+/// The event by which peers ask for progress that wait for this rank to read.
 #[derive(Debug)]
-pub struct Knocker(pub OwnedFd);
+pub struct ProgressEvent(pub OwnedFd);
 
-impl Knock for Knocker {
+impl ProgressRequests for ProgressEvent {
     fn take(&self) -> bool {
         // Reading an event that nobody signalled fails at once.
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()

@@ -29,8 +29,8 @@ fn segments_and_wakers_leave_no_file_no_descriptor_and_no_mapping() {
         assert!(mappings() >= 2);
         assert!(PeerSegment::map(own.fd(), usize::MAX).is_err());
         assert!(PeerSegment::map(own.fd(), 2 * layout.segment_len()).is_err());
-        let (wake, knocker) = (event().unwrap(), event().unwrap());
-        let peer = PeerWaker { segment, wake, knocker, barrier: Barrier::Local };
+        let (wake, progress) = (event().unwrap(), event().unwrap());
+        let peer = PeerWaker { segment, wake, progress, barrier: Barrier::Local };
         let peers = vec![None, Some(peer)];
         let wakers = Wakers::new(layout, own, event().unwrap(), Barrier::Local, peers);
         wakers.wake(1);

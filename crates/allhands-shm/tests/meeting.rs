@@ -236,13 +236,13 @@ fn a_listener_with_a_long_queue_is_out_of_reach_after_a_while() {
 #[test]
 fn what_one_side_cannot_use_neither_does() {
     // A segment shorter than agreed, and an event that would block who writes it.
-    for flaw in ["segment", "wake", "knocker"] {
+    for flaw in ["segment", "wake", "progress"] {
         let mut ranks = ranks(2);
         let blocking = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         match flaw {
             "segment" => ranks[1].offer.segment = Arc::new(OwnSegment::create(4096).unwrap()),
             "wake" => ranks[1].offer.wake = blocking,
-            _ => ranks[1].offer.knocker = blocking,
+            _ => ranks[1].offer.progress = blocking,
         }
         let met = all_meet(&ranks, PATIENCE);
         agree(&met);

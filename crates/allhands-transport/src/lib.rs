@@ -32,8 +32,8 @@ pub mod tcp;
 
 pub use self::error::{Incomplete, Missing, Reached, TransportError, TurnedAway};
 pub use self::port::{
-    CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent, ControlSendError, Knock,
-    Links, Loans, Port, SLICES_INLINE, Slices, Unfinished, Wake,
+    CONTROL_QUEUE_BYTES, Capabilities, Closed, Control, ControlEvent, ControlSendError, Links,
+    Loans, Port, ProgressRequests, SLICES_INLINE, Slices, Unfinished, Wake,
 };
 
 #[cfg(doctest)]

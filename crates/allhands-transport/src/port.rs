@@ -81,9 +81,9 @@ pub trait Links: Send {
     /// Ends a sleeping [`Links::poll`] from another thread. A wake that comes before the sleep is kept.
     fn waker(&self) -> Arc<dyn Wake>;
 
-    /// Where peers knock that wait for this rank to read, although nobody drives it. `None` where the operating system
+    /// Where peers ask for progress that wait for this rank to read, although nobody drives it. `None` where the operating system
     /// reads meanwhile.
-    fn knock(&self) -> Option<Arc<dyn Knock>> {
+    fn progress_requests(&self) -> Option<Arc<dyn ProgressRequests>> {
         None
     }
 
@@ -145,9 +145,9 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// Tells that a peer waits for room, see [`Links::knock`].
-pub trait Knock: Send + Sync {
-    /// Whether a peer has knocked since the last call.
+/// Tells that a peer waits for room, see [`Links::progress_requests`].
+pub trait ProgressRequests: Send + Sync {
+    /// Whether a peer has asked since the last call.
     fn take(&self) -> bool;
 }
 

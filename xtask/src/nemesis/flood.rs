@@ -30,7 +30,7 @@ const NONSENSE_MAX: u64 = 4096;
 const DIAL: Duration = Duration::from_millis(50);
 
 /// So many strangers in vain, one after the other, say that the listeners are full: those behind have nothing
-/// to knock at.
+/// to dial.
 const IN_VAIN_MAX: usize = 40;
 
 /// Strangers come in turn to each of `ports`; every other one talks nonsense. Returns how many got in.

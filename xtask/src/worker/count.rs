@@ -54,7 +54,7 @@ fn boards() -> Result<(Board, Board)> {
         let waker = PeerWaker {
             segment: peer.clone(),
             wake: event()?,
-            knocker: event()?,
+            progress: event()?,
             barrier: Barrier::Remote,
         };
         let beside = |own, peer| if me == 0 { vec![own, peer] } else { vec![peer, own] };

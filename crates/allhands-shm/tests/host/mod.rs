@@ -12,7 +12,7 @@ use allhands_shm::links::{HostLink, HostLinks};
 use allhands_shm::meet::{HostPeer, Listener, MeetError, Name, Offer, dial};
 use allhands_shm::ring::ends;
 use allhands_shm::segment::OwnSegment;
-use allhands_shm::wake::{Barrier, Knocker, Wakers, event};
+use allhands_shm::wake::{Barrier, ProgressEvent, Wakers, event};
 use allhands_transport::tcp::{Membership, TcpLinks};
 use allhands_wire::{JobKey, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) wakers: Arc<Wakers>,
     pub(crate) hosts: Vec<Option<HostLink>>,
-    pub(crate) knocker: OwnedFd,
+    pub(crate) progress: OwnedFd,
 }
 
 pub(crate) fn member(me: u32, world: u32) -> Membership {
@@ -49,8 +49,8 @@ impl Rank {
     pub(crate) fn new(me: u32, world: u32) -> Self {
         let layout = Layout::new(world).unwrap();
         let segment = Arc::new(OwnSegment::create(layout.segment_len()).unwrap());
-        let (wake, knocker, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
-        let offer = Offer { segment, wake, knocker, barrier, arena: None };
+        let (wake, progress, barrier) = (event().unwrap(), event().unwrap(), Barrier::register());
+        let offer = Offer { segment, wake, progress, barrier, arena: None };
         Self { member: member(me, world), layout, listener: Listener::open().unwrap(), offer }
     }
 
@@ -83,7 +83,7 @@ impl Rank {
     /// Uses the memory of all others.
     pub(crate) fn share(self, met: Met) -> Shared {
         let me = self.index();
-        let Offer { segment, wake, knocker, barrier, .. } = self.offer;
+        let Offer { segment, wake, progress, barrier, .. } = self.offer;
         let (mut hosts, mut wakers, mut segments) = (Vec::new(), Vec::new(), Vec::new());
         for (rank, result) in met.into_iter().enumerate() {
             let peer = result.map(|result| result.unwrap_or_else(|e| panic!("rank {me}: {e}")));
@@ -107,7 +107,7 @@ impl Rank {
         let hosts = hosts.into_iter().zip(processes).map(|(ends, process)| {
             ends.map(|(writer, reader)| HostLink { writer, reader, process })
         });
-        Shared { board, wakers, hosts: hosts.collect(), knocker }
+        Shared { board, wakers, hosts: hosts.collect(), progress }
     }
 }
 
@@ -115,7 +115,7 @@ impl Shared {
     /// Links through rings, over `below`.
     pub(crate) fn links(self, below: TcpLinks) -> HostLinks {
         below.watch(self.wakers.descriptor()).unwrap();
-        HostLinks::new(Box::new(below), self.hosts, self.wakers, Knocker(self.knocker))
+        HostLinks::new(Box::new(below), self.hosts, self.wakers, ProgressEvent(self.progress))
     }
 }
 

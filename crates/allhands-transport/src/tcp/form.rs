@@ -153,7 +153,7 @@ struct Forming<'a> {
     /// Addresses that members listen on.
     members: Vec<IpAddr>,
     /// The listener may have more connections.
-    knocking: bool,
+    accepting: bool,
     accept_after: Option<Instant>,
     /// Given up to accept and close one connection when descriptors run out.
     reserve: Option<File>,
@@ -218,7 +218,7 @@ impl<'a> Forming<'a> {
             redials: 0,
             turned_away: TurnedAway::default(),
             members,
-            knocking: true,
+            accepting: true,
             accept_after: None,
             reserve: reserve(),
             fatal: None,
@@ -281,7 +281,7 @@ impl<'a> Forming<'a> {
         let mut outcome = Ok(());
         for event in events {
             if event.token() == LISTENER {
-                self.knocking = true;
+                self.accepting = true;
             } else {
                 outcome = outcome.and(self.work(event.token().0, now));
             }
@@ -297,7 +297,7 @@ impl<'a> Forming<'a> {
             Dialled::InFlight { until, .. } => Some(until),
             Dialled::Due(_) | Dialled::Up | Dialled::Over => None,
         };
-        let accept = if self.knocking {
+        let accept = if self.accepting {
             Some(self.accept_after.or(self.gate.closed_until(now)).unwrap_or(now))
         } else {
             None
@@ -458,11 +458,11 @@ impl<'a> Forming<'a> {
             return Ok(());
         }
         self.accept_after = None;
-        while self.knocking && self.gate.closed_until(now).is_none() {
+        while self.accepting && self.gate.closed_until(now).is_none() {
             match self.listener.accept() {
                 Ok((stream, address)) => self.welcome(stream, address, now)?,
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => self.knocking = false,
+                    io::ErrorKind::WouldBlock => self.accepting = false,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
                         self.out_of_descriptors(&error);

@@ -1,4 +1,4 @@
-//! How many strangers may knock at once. Pure: keys, addresses and `now` in, verdicts out.
+//! How many strangers may wait at once. Pure: keys, addresses and `now` in, verdicts out.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
