@@ -89,7 +89,7 @@ pub enum MeetError {
         source: HandshakeError,
     },
     /// What it sent is not what the protocol says.
-    #[error("{peer} sent a card that makes no sense")]
+    #[error("{peer} sent an offer that makes no sense")]
     Garbled {
         /// Who.
         peer: Peer,

@@ -58,8 +58,8 @@ const VISIT_MAX: Duration = Duration::from_secs(5);
 const DESCRIPTORS: usize = 4;
 
 /// What goes with the descriptors: format, barrier, arena length.
-const CARD_LEN: usize = 16;
-const CARD_FORMAT: u8 = 1;
+const OFFER_LEN: usize = 16;
+const OFFER_FORMAT: u8 = 1;
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> MeetError {
     move |source| MeetError::System { what, source }
@@ -418,10 +418,10 @@ impl Visit<'_> {
         let peer = self.peer;
         let broken = broken(peer, Instant::now());
         let in_time = || patient(stream, self.deadline);
-        in_time().and_then(|()| self.send_card(stream)).map_err(broken)?;
+        in_time().and_then(|()| self.send_offer(stream)).map_err(broken)?;
         in_time().map_err(broken)?;
-        let card = self.receive_card(stream, broken);
-        let mapped = card.and_then(|card| self.map(stream, card));
+        let offer = self.receive_offer(stream, broken);
+        let mapped = offer.and_then(|offer| self.map(stream, offer));
         // Both must have succeeded, or neither uses it.
         let mut stream = stream;
         stream.write_all(&[u8::from(mapped.is_ok())]).map_err(broken)?;
@@ -433,13 +433,13 @@ impl Visit<'_> {
         }
     }
 
-    fn send_card(&self, stream: &UnixStream) -> io::Result<()> {
+    fn send_offer(&self, stream: &UnixStream) -> io::Result<()> {
         let arena = self.offer.arena.as_deref();
-        let mut card = [0; CARD_LEN];
-        card[0] = CARD_FORMAT;
-        card[1] = u8::from(self.offer.barrier == Barrier::Remote);
+        let mut offer = [0; OFFER_LEN];
+        offer[0] = OFFER_FORMAT;
+        offer[1] = u8::from(self.offer.barrier == Barrier::Remote);
         let arena_len = arena.map_or(0, OwnSegment::len) as u64;
-        card[8..].copy_from_slice(&arena_len.to_le_bytes());
+        offer[8..].copy_from_slice(&arena_len.to_le_bytes());
         let Offer { segment, wake, progress, .. } = self.offer;
         let mut descriptors = vec![segment.fd(), wake.as_fd(), progress.as_fd()];
         descriptors.extend(arena.map(OwnSegment::fd));
@@ -448,23 +448,23 @@ impl Visit<'_> {
         if !rights.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let card = [IoSlice::new(&card)];
-        let send = || Ok(rustix::net::sendmsg(stream, &card, &mut rights, SendFlags::NOSIGNAL)?);
+        let offer = [IoSlice::new(&offer)];
+        let send = || Ok(rustix::net::sendmsg(stream, &offer, &mut rights, SendFlags::NOSIGNAL)?);
         let sent = persist(send)?;
         // So few bytes go as a whole.
-        if sent == CARD_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if sent == OFFER_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    fn receive_card(
+    fn receive_offer(
         &self,
         stream: &UnixStream,
         broken: impl Fn(io::Error) -> MeetError,
-    ) -> Result<Card, MeetError> {
+    ) -> Result<Offered, MeetError> {
         let garbled = || MeetError::Garbled { peer: self.peer };
-        let mut card = [0; CARD_LEN];
+        let mut offer = [0; OFFER_LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
-        let mut target = [IoSliceMut::new(&mut card)];
+        let mut target = [IoSliceMut::new(&mut offer)];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let receive = || Ok(rustix::net::recvmsg(stream, &mut target, &mut rights, flags)?);
         let came = persist(receive).map_err(broken)?;
@@ -474,47 +474,47 @@ impl Visit<'_> {
                 descriptors.extend(rights);
             }
         }
-        if came.bytes != CARD_LEN || card[0] != CARD_FORMAT {
+        if came.bytes != OFFER_LEN || offer[0] != OFFER_FORMAT {
             return Err(garbled());
         }
         let mut length = [0; 8];
-        length.copy_from_slice(&card[8..]);
+        length.copy_from_slice(&offer[8..]);
         let arena_len = usize::try_from(u64::from_le_bytes(length)).map_err(|_| garbled())?;
         let expected = DESCRIPTORS - usize::from(arena_len == 0);
         if descriptors.len() != expected {
             return Err(garbled());
         }
-        let barrier = if card[1] == 1 { Barrier::Remote } else { Barrier::Local };
+        let barrier = if offer[1] == 1 { Barrier::Remote } else { Barrier::Local };
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next();
         match (next(), next(), next(), next()) {
             (Some(segment), Some(wake), Some(progress), arena) => {
                 let arena = arena.map(|fd| (fd, arena_len));
-                Ok(Card { segment, wake, progress, arena, barrier })
+                Ok(Offered { segment, wake, progress, arena, barrier })
             }
             _ => Err(garbled()),
         }
     }
 
-    fn map(&self, stream: &UnixStream, card: Card) -> Result<HostPeer, MeetError> {
+    fn map(&self, stream: &UnixStream, offer: Offered) -> Result<HostPeer, MeetError> {
         let unmapped = |source| MeetError::Unmapped { peer: self.peer, source };
         // Whoever wakes a rank must not wait for it.
-        let events = [&card.wake, &card.progress];
+        let events = [&offer.wake, &offer.progress];
         if !events.into_iter().all(|event| {
             rustix::fs::fcntl_getfl(event).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
         }) {
             return Err(MeetError::Garbled { peer: self.peer });
         }
-        let segment = PeerSegment::map(card.segment.as_fd(), self.layout.segment_len());
+        let segment = PeerSegment::map(offer.segment.as_fd(), self.layout.segment_len());
         let segment = Arc::new(segment.map_err(unmapped)?);
-        let arena = match card.arena {
+        let arena = match offer.arena {
             Some((fd, len)) => Some(Arc::new(PeerSegment::map(fd.as_fd(), len).map_err(unmapped)?)),
             None => None,
         };
         // The process that made the connection is alive, so its number is not another's yet.
         let pid = Credentials::of(stream).ok().and_then(|credentials| credentials.pid);
         let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
-        let Card { wake, progress, barrier, .. } = card;
+        let Offered { wake, progress, barrier, .. } = offer;
         let waker = PeerWaker { segment: segment.clone(), wake, progress, barrier };
         if let Some(arena) = &arena {
             arena.advise_huge_pages();
@@ -524,7 +524,7 @@ impl Visit<'_> {
 }
 
 /// What a rank sends of itself.
-struct Card {
+struct Offered {
     segment: OwnedFd,
     wake: OwnedFd,
     progress: OwnedFd,
