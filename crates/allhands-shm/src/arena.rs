@@ -40,7 +40,7 @@ pub enum ArenaError {
 
 /// What is free, and how far memory is allocated.
 #[derive(Debug)]
-struct Book {
+struct FreeList {
     /// Start and length of each free range; no two touch.
     free: BTreeMap<usize, usize>,
     /// Everything below is allocated.
@@ -53,7 +53,7 @@ struct Book {
 #[derive(Debug)]
 pub struct Arena {
     segment: Arc<OwnSegment>,
-    book: Mutex<Book>,
+    free_list: Mutex<FreeList>,
 }
 
 /// A range that goes back to its arena.
@@ -64,11 +64,11 @@ struct Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.arena.book().give_back(self.range.clone());
+        self.arena.free_list().give_back(self.range.clone());
     }
 }
 
-impl Book {
+impl FreeList {
     fn new(len: usize) -> Self {
         Self { free: BTreeMap::from([(0, len)]), allocated: 0, fresh: 0 }
     }
@@ -107,8 +107,8 @@ impl Arena {
         let segment = OwnSegment::reserve(len)?;
         segment.claim(0..len);
         segment.advise_huge_pages();
-        let book = Mutex::new(Book::new(len));
-        Ok(Arc::new(Self { segment: Arc::new(segment), book }))
+        let free_list = Mutex::new(FreeList::new(len));
+        Ok(Arc::new(Self { segment: Arc::new(segment), free_list }))
     }
 
     /// The segment, to be passed to peers.
@@ -125,24 +125,24 @@ impl Arena {
         let len = dtype.byte_len(shape)?;
         let full = || ArenaError::Full { capacity: self.segment.len(), asked: len };
         let room = len.max(1).checked_next_multiple_of(LINE).ok_or_else(full)?;
-        let mut book = self.book();
-        let start = book.take(room).ok_or_else(full)?;
+        let mut list = self.free_list();
+        let start = list.take(room).ok_or_else(full)?;
         let block = Block { arena: self.clone(), range: start..start + room };
         let end = start + room;
-        if end > book.allocated {
+        if end > list.allocated {
             let wanted = end.next_multiple_of(STEP).min(self.segment.len());
-            let (from, len) = (book.allocated, wanted - book.allocated);
+            let (from, len) = (list.allocated, wanted - list.allocated);
             if let Err(error) = self.segment.allocate(from, len) {
-                // The block takes the book to give itself back.
-                drop(book);
+                // The block takes the list to give itself back.
+                drop(list);
                 drop(block);
                 return Err(error.into());
             }
-            book.allocated = wanted;
+            list.allocated = wanted;
         }
-        let used = book.fresh.clamp(start, end) - start;
-        book.fresh = book.fresh.max(end);
-        drop(book);
+        let used = list.fresh.clamp(start, end) - start;
+        list.fresh = list.fresh.max(end);
+        drop(list);
         // SAFETY: The block lies in the segment, which the block keeps mapped, writable and allocated, and which is
         // never shorter. No other tensor has it until the block is dropped. Other processes only read it.
         let tensor = unsafe {
@@ -166,12 +166,12 @@ impl Arena {
     /// Bytes in use.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.segment.len() - self.book().free.values().sum::<usize>()
+        self.segment.len() - self.free_list().free.values().sum::<usize>()
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Every change of the book is complete before anything can panic.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free_list(&self) -> MutexGuard<'_, FreeList> {
+        // Every change of the list is complete before anything can panic.
+        self.free_list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(arena.in_use(), used);
         held.clear();
         assert_eq!(arena.in_use(), 0);
-        assert_eq!(arena.book().free, BTreeMap::from([(0, LEN)]), "ranges were not joined");
+        assert_eq!(arena.free_list().free, BTreeMap::from([(0, LEN)]), "ranges were not joined");
         assert!(arena.tensor(DType::U8, &[LEN]).is_ok());
     }
 
