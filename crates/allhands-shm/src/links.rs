@@ -282,7 +282,7 @@ impl Rings {
     }
 
     /// Peers whose processes have ended are closed.
-    fn bury(&mut self, port: &mut dyn Port) {
+    fn reap(&mut self, port: &mut dyn Port) {
         for index in 0..self.links.len() {
             let Some(link) = &self.links[index] else { continue };
             let Some(process) = &link.process else { continue };
@@ -340,7 +340,7 @@ impl Links for HostLinks {
         self.rings.wakers.disarm();
         self.armed = false;
         if sleeps {
-            self.rings.bury(port);
+            self.rings.reap(port);
             served += self.rings.sweep(port);
         }
         served
