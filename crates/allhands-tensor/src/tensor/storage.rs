@@ -10,6 +10,13 @@ use crate::Element;
 /// Where heap storage starts: a multiple of a cache line and of the widest vector.
 pub const ALIGNMENT: usize = 64;
 
+/// From this length on, zeros are left to the allocator: large memory comes from the system as zeros, and writing
+/// them again would touch every page twice. The allocator takes that way for its own alignment only.
+const LARGE: usize = 1 << 20;
+
+/// What every allocator aligns to at least.
+const LEAST_ALIGNMENT: usize = align_of::<usize>();
+
 /// Uniquely owned, initialised bytes.
 pub(super) struct Storage {
     start: NonNull<u8>,
@@ -20,6 +27,8 @@ pub(super) struct Storage {
 enum Owner {
     /// The global allocator's, to be freed with this layout; size 0: nothing to free.
     Heap(Allocation),
+    /// The same with a gap of so many bytes before the start.
+    HeapBefore(Allocation, usize),
     /// Somebody else's: memory lives as long as this value.
     Foreign { _keep: Box<dyn Any + Send> },
 }
@@ -33,6 +42,17 @@ unsafe impl Sync for Storage {}
 impl Storage {
     /// `len` zero bytes, 64-byte aligned.
     pub(super) fn zeroed(len: usize) -> Storage {
+        if len >= LARGE
+            && let Ok(layout) = Allocation::from_size_align(len + ALIGNMENT, LEAST_ALIGNMENT)
+        {
+            // SAFETY: The size of the layout is not zero.
+            let base = unsafe { alloc::alloc_zeroed(layout) };
+            let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+            let gap = base.addr().get().next_multiple_of(ALIGNMENT) - base.addr().get();
+            // SAFETY: The gap is shorter than ALIGNMENT, by which the allocation is longer than `len`.
+            let start = unsafe { base.add(gap) };
+            return Storage { start, len, owner: Owner::HeapBefore(layout, gap) };
+        }
         // SAFETY: `alloc_zeroed` is called with a layout of a size that is not zero.
         Self::allocate(len, |layout| unsafe { alloc::alloc_zeroed(layout) })
     }
@@ -90,6 +110,10 @@ impl Storage {
         Storage { start, len, owner: Owner::Foreign { _keep: owner } }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: `len` initialised bytes from `start` on are ours while `self` lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
@@ -108,6 +132,10 @@ impl Drop for Storage {
                 // SAFETY: The memory came from the global allocator with exactly this layout
                 // (a vector's is that of an array of its capacity), and is freed once.
                 unsafe { alloc::dealloc(self.start.as_ptr(), *layout) };
+            }
+            Owner::HeapBefore(layout, gap) => {
+                // SAFETY: The allocation began `gap` bytes before the start and had this layout; it is freed once.
+                unsafe { alloc::dealloc(self.start.as_ptr().sub(*gap), *layout) };
             }
             Owner::Heap(_) | Owner::Foreign { .. } => {}
         }
