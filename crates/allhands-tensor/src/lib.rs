@@ -15,6 +15,7 @@ mod error;
 #[allow(unsafe_code, reason = "vector instructions and unaligned loads")]
 mod kernel;
 mod op;
+pub mod sparse;
 #[allow(unsafe_code, reason = "owns and borrows raw memory")]
 mod tensor;
 
@@ -27,4 +28,5 @@ pub use error::{TensorError, UnsupportedReduction};
 pub use half::{bf16, f16};
 pub use kernel::{Kernel, OPERANDS_MAX, SIMD_VARIABLE, SimdLevel, UnknownSimdLevel};
 pub use op::ReduceOp;
+pub use sparse::{Merge, RowAdder, RowOrder, SparseError, SparseLayout, SparseRows, SparseTensor};
 pub use tensor::{ALIGNMENT, MAX_DIMS, Tensor, TensorMut, TensorRef};

@@ -152,6 +152,20 @@ impl Tensor {
         Tensor { storage, layout: layout.packed() }
     }
 
+    /// A contiguous tensor in the memory of `spare` if that is large enough, else in fresh memory. The elements are
+    /// anything.
+    pub(crate) fn recycled(layout: Layout, spare: Option<Tensor>) -> Tensor {
+        match spare {
+            Some(Tensor { storage, .. })
+                if storage.len() >= layout.byte_len()
+                    && storage.bytes().as_ptr().addr().is_multiple_of(layout.dtype().size()) =>
+            {
+                Tensor { storage, layout: layout.packed() }
+            }
+            _ => Self::zeroed(layout),
+        }
+    }
+
     /// A copy of `bytes`, which are the elements of `layout` in row-major order.
     pub(crate) fn packed(layout: Layout, bytes: &[u8]) -> Tensor {
         debug_assert_eq!(bytes.len(), layout.byte_len());
