@@ -24,6 +24,7 @@ use crate::planner::Planner;
 use crate::primitive::{Mutex, lock};
 use crate::recipe::{Recipe, Recipes};
 use crate::selection::Selection;
+use crate::sparse::Lanes;
 
 /// How one call differs from the group's defaults.
 #[derive(Clone, Debug)]
@@ -83,6 +84,18 @@ pub struct Spec {
     pub reduction: Option<ReduceOp>,
     /// Dimensions of the caller's tensor, for errors only; none if there is one.
     pub dims: SmallVec<[u64; 8]>,
+    /// Of which call this is one step, if it is.
+    pub(crate) part: Option<Part>,
+}
+
+/// The call that errors and fingerprints name instead of one of its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) operation: Operation,
+    /// Element type of the call's tensor, once all ranks are known to have the same.
+    pub(crate) dtype: Option<DType>,
+    /// Which step; tells steps apart that would look alike.
+    pub(crate) step: u8,
 }
 
 impl Spec {
@@ -90,7 +103,22 @@ impl Spec {
     #[inline]
     #[must_use]
     pub fn new(shape: Shape, dtype: Option<DType>, reduction: Option<ReduceOp>) -> Self {
-        Self { shape, dtype, reduction, dims: SmallVec::new() }
+        Self { shape, dtype, reduction, dims: SmallVec::new(), part: None }
+    }
+
+    /// What the caller called.
+    pub(crate) fn operation(&self) -> Operation {
+        self.part.map_or_else(|| Operation::of(&self.shape), |part| part.operation)
+    }
+
+    /// Whether a call like it will hardly come again: its lengths depend on what ranks had.
+    fn is_passing(&self) -> bool {
+        use allhands_plan::Counts::PerRank;
+        let uneven = matches!(
+            self.shape,
+            Shape::AllGather { counts: PerRank(_), .. } | Shape::AllToAll { send: PerRank(_), .. }
+        );
+        self.part.is_some() && uneven
     }
 }
 
@@ -107,6 +135,8 @@ pub struct Communicator {
     planner: Mutex<Planner>,
     recipes: Mutex<Recipes>,
     selection: Selection,
+    /// Sparse calls under way.
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 impl Communicator {
@@ -129,8 +159,25 @@ impl Communicator {
         let who = Arc::new(Who { group: name.into(), rank, members });
         let planner =
             Mutex::new(Planner::new(world, rank, medium, selection.placed(world).cloned()));
-        let recipes = Mutex::default();
-        Ok(Self { mesh, key, who, medium, planner, recipes, selection })
+        let (recipes, lanes) = (Mutex::default(), Arc::default());
+        Ok(Self { mesh, key, who, medium, planner, recipes, selection, lanes })
+    }
+
+    /// The same group for a thread of its own, with plans of its own.
+    pub(crate) fn another(&self) -> Self {
+        let selection = self.selection.clone();
+        let (world, rank) = (self.world_size(), self.rank());
+        let placed = selection.placed(world).cloned();
+        Self {
+            mesh: self.mesh.clone(),
+            key: self.key,
+            who: self.who.clone(),
+            medium: self.medium,
+            planner: Mutex::new(Planner::new(world, rank, self.medium, placed)),
+            recipes: Mutex::default(),
+            selection,
+            lanes: self.lanes.clone(),
+        }
     }
 
     /// This process's rank.
@@ -175,6 +222,17 @@ impl Communicator {
         self.who.invalid(operation, reason)
     }
 
+    /// The error of a call in which `peer` broke the protocol.
+    pub(crate) fn broken(
+        &self,
+        operation: Operation,
+        peer: u32,
+        limit: Duration,
+        what: &str,
+    ) -> Error {
+        self.who.broken(operation, Rank(peer), limit, what)
+    }
+
     /// The algorithm that a call of this shape runs.
     #[must_use]
     pub fn algorithm(&self, spec: &Spec) -> Algorithm {
@@ -198,12 +256,18 @@ impl Communicator {
             (Some(dtype), Some(op)) => Some(Kernel::new(dtype, op)?),
             _ => None,
         };
-        let plan = lock(&self.planner).plan(&spec.shape, algorithm, size)?;
+        let plan = if spec.is_passing() {
+            lock(&self.planner).passing(&spec.shape, algorithm, size)?
+        } else {
+            lock(&self.planner).plan(&spec.shape, algorithm, size)?
+        };
         let descriptor = describe(spec, options, algorithm);
         let mut recipes = lock(&self.recipes);
         let number = recipes.number();
         let recipe = Arc::new(Recipe::new(spec, options, kernel, plan, descriptor, number));
-        recipes.keep(recipe.clone());
+        if !spec.is_passing() {
+            recipes.keep(recipe.clone());
+        }
         Ok(recipe)
     }
 
@@ -217,7 +281,7 @@ impl Communicator {
         let recipe = match self.recipe(spec, options) {
             Ok(recipe) => recipe,
             Err(reason) => {
-                let error = self.who.invalid(Operation::of(&spec.shape), reason);
+                let error = self.who.invalid(spec.operation(), reason);
                 return Err(Box::new(Unstarted { error, input, data }));
             }
         };
@@ -255,7 +319,7 @@ impl Communicator {
             Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
         match self.mesh.shared().run_inline(&caller, memory)? {
             Ended::Done => Some(Ok(())),
-            Ended::InCell(cell) => Some(self.settle(cell, Operation::of(&spec.shape), options)),
+            Ended::InCell(cell) => Some(self.settle(cell, spec.operation(), options)),
         }
     }
 
@@ -313,7 +377,7 @@ impl Communicator {
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = self.mesh.shared().cells.take();
             self.mesh.shared().run(self.key, Begin::Collective(submission), &cell);
-            self.settle(cell, Operation::of(&spec.shape), options)
+            self.settle(cell, spec.operation(), options)
         })
     }
 
@@ -346,7 +410,7 @@ impl Communicator {
 
     fn launch(&self, spec: &Spec, options: &CallOptions, input: Space, data: Space) -> Pending {
         let cell = Arc::new(Cell::default());
-        let operation = Operation::of(&spec.shape);
+        let operation = spec.operation();
         match self.submission(spec, options, input, data) {
             Ok((submission, kept)) => {
                 let begin = Box::new(Begin::Collective(submission));
@@ -636,6 +700,19 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
         Some(ReduceOp::PremulSum(factor)) => factor.to_bits(),
         _ => 0,
     };
+    if let Some(part) = spec.part {
+        return Descriptor {
+            op: part.operation.code(),
+            // Sparse tensors are only added.
+            reduce_op: ReduceOp::Sum.code(),
+            dtype: part.dtype.map_or(0, DType::code),
+            algorithm: algorithm.id(),
+            extra: u64::from(part.step) << 8 | extra,
+            label: Text::new(&options.label),
+            shape: Dims::new(&spec.dims),
+            ..Descriptor::default()
+        };
+    }
     Descriptor {
         op: Operation::of(&spec.shape).code(),
         reduce_op: spec.reduction.map_or(0, |op| op.code()),

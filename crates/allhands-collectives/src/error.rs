@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use allhands_engine::{Failure, Refusal};
 use allhands_plan::{PlanError, Rank};
-use allhands_tensor::{DType, UnsupportedReduction};
+use allhands_tensor::{DType, ReduceOp, SparseError, UnsupportedReduction};
 use allhands_wire::{Cause, Descriptor, Peer, Report};
 
 use crate::operation::{CallFacts, Operation};
+use crate::sparse::{self, LATER_STEPS, SparseSide};
 
 /// The call that failed, on the rank where it failed.
 #[derive(Clone, Debug)]
@@ -165,7 +166,7 @@ pub enum Error {
         /// What it sent.
         reason: String,
     },
-    /// The call makes no sense; nothing was sent, and the group goes on.
+    /// The call makes no sense; nothing was sent, or no more than what ranks compare first, and the group goes on.
     #[error("{operation} on rank {} of {world_size} in group {group:?}: {reason}", rank.0)]
     Invalid {
         /// Name of the group.
@@ -281,6 +282,73 @@ pub enum Invalid {
     /// The engine did not take the call.
     #[error("{0}")]
     Refused(Refusal),
+    /// A sparse tensor that cannot be.
+    #[error(transparent)]
+    Sparse(#[from] SparseError),
+    /// A reduction of sparse tensors that is no sum.
+    #[error(
+        "sparse tensors can only be summed, not combined by {op}: ranks without a row would have to count; {}",
+        instead(*op)
+    )]
+    SparseReduction {
+        /// The reduction.
+        op: ReduceOp,
+    },
+    /// An algorithm was asked for.
+    #[error("an algorithm cannot be asked for: sparse tensors are summed in several steps")]
+    SparseAlgorithm,
+    /// A channel of the other half.
+    #[error(
+        "channel {channel} is reserved for later steps of sparse calls; take one below {}",
+        LATER_STEPS
+    )]
+    SparseChannel {
+        /// The channel.
+        channel: u32,
+    },
+    /// Sparse tensors of several ranks that do not fit together.
+    #[error(
+        "ranks disagree: {}; pass tensors of one type and shape with as many sparse dimensions on all ranks",
+        sparse::Sides(sides)
+    )]
+    SparseTensors {
+        /// Who has what; the same on every rank.
+        sides: Vec<SparseSide>,
+    },
+    /// Agreed indices that do not rise.
+    #[error(
+        "the agreed indices do not rise from column to column; sort them and leave out what occurs twice"
+    )]
+    SparseFalling,
+    /// A row that is not among the agreed ones.
+    #[error(
+        "this rank has a row at position {key}, which is not among the agreed indices; all_reduce_sparse needs none"
+    )]
+    SparseStranger {
+        /// Its position, counted in row-major order of the sparse dimensions.
+        key: u64,
+    },
+    /// Too many sparse calls at the same time.
+    #[error("{limit} sparse calls are under way already; wait for some")]
+    TooManySparse {
+        /// The limit.
+        limit: usize,
+    },
+    /// The operating system refused a thread.
+    #[error("the operating system refused a thread: {reason}")]
+    Thread {
+        /// Its answer.
+        reason: String,
+    },
+}
+
+/// What to do instead of a reduction of sparse tensors.
+fn instead(op: ReduceOp) -> &'static str {
+    match op {
+        ReduceOp::Avg => "sum, then divide the values by the world size",
+        ReduceOp::PremulSum(_) => "scale the values, then sum",
+        _ => "reduce dense tensors",
+    }
 }
 
 struct Ranks<'a>(&'a [Rank]);
@@ -386,6 +454,22 @@ impl Who {
         }
     }
 
+    /// The error of a call in which a rank sent what makes no sense.
+    pub(crate) fn broken(
+        &self,
+        operation: Operation,
+        rank: Rank,
+        limit: Duration,
+        what: &str,
+    ) -> Error {
+        match self.gone(operation, rank, limit, "") {
+            Error::PeerFailed { context, ranks, .. } => {
+                Error::Protocol { context, ranks, reason: format!("it sent {what}") }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn failed(&self, failure: &Failure, limit: Duration) -> Error {
         let report = &failure.report;
         let context = Box::new(Context {
@@ -451,6 +535,24 @@ impl Error {
             Self::Timeout { missing, .. } => missing.clone(),
             Self::Invalid { .. } => Vec::new(),
         }
+    }
+
+    /// The same for a call of several steps, of which one failed.
+    pub(crate) fn within(mut self, elapsed: Duration, limit: Duration) -> Self {
+        match &mut self {
+            Self::Mismatch { context, .. }
+            | Self::PeerFailed { context, .. }
+            | Self::PeerSilent { context, .. }
+            | Self::Timeout { context, .. }
+            | Self::Aborted { context, .. }
+            | Self::HookPanicked { context, .. }
+            | Self::Protocol { context, .. } => {
+                context.elapsed = elapsed;
+                context.limit = limit;
+            }
+            Self::Invalid { .. } => {}
+        }
+        self
     }
 
     /// The call that failed, unless it was never started.

@@ -22,6 +22,7 @@ mod processors;
 mod recipe;
 mod seat;
 mod selection;
+mod sparse;
 
 pub use board::Board;
 pub use communicator::{CallOptions, Communicator, DEFAULT_TIMEOUT, Message, Scope, Spec};
@@ -32,10 +33,11 @@ pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
 pub use processors::{Cores, PROCESSORS_MAX, Processors};
 pub use selection::Selection;
+pub use sparse::{LATER_STEPS, SparsePending, SparseSide};
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};
-pub use allhands_tensor::{DType, ReduceOp, Tensor};
+pub use allhands_tensor::{DType, ReduceOp, SparseTensor, Tensor};
 pub use allhands_transport::{Control, Links, local};
 pub use allhands_wire::{Cause, Peer};
 

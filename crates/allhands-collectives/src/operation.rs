@@ -31,10 +31,14 @@ pub enum Operation {
     Barrier = 9,
     /// A point-to-point message; the same number on both sides.
     Message = 10,
+    /// Every rank gets the sum of all sparse tensors.
+    AllReduceSparse = 11,
+    /// The same at positions that all ranks know.
+    AllReduceSparseAt = 12,
 }
 
 impl Operation {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::AllReduce,
         Self::Broadcast,
         Self::Reduce,
@@ -45,6 +49,8 @@ impl Operation {
         Self::AllToAll,
         Self::Barrier,
         Self::Message,
+        Self::AllReduceSparse,
+        Self::AllReduceSparseAt,
     ];
 
     /// The number on the wire.
@@ -73,6 +79,8 @@ impl Operation {
             Self::AllToAll => "all_to_all",
             Self::Barrier => "barrier",
             Self::Message => "send/recv",
+            Self::AllReduceSparse => "all_reduce_sparse",
+            Self::AllReduceSparseAt => "all_reduce_sparse_at",
         }
     }
 
@@ -119,7 +127,7 @@ pub struct CallFacts {
     pub dtype: Option<DType>,
     /// Root, where there is one.
     pub root: Option<Rank>,
-    /// Elements.
+    /// Elements; 0 for sparse tensors, of which every rank has as many as it likes.
     pub count: u64,
     /// Dimensions, where the call had a tensor.
     pub shape: Vec<u64>,
@@ -150,8 +158,14 @@ impl fmt::Display for CallFacts {
         if let Some(reduction) = self.reduction {
             write!(f, "({reduction})")?;
         }
-        if let Some(dtype) = self.dtype {
-            write!(f, " of {} {dtype}", self.count)?;
+        let sparse = matches!(
+            self.operation,
+            Some(Operation::AllReduceSparse | Operation::AllReduceSparseAt)
+        );
+        match self.dtype {
+            Some(dtype) if sparse => write!(f, " of {dtype}")?,
+            Some(dtype) => write!(f, " of {} {dtype}", self.count)?,
+            None => {}
         }
         if !self.shape.is_empty() {
             write!(f, " in shape {:?}", self.shape)?;
@@ -160,6 +174,8 @@ impl fmt::Display for CallFacts {
             write!(f, " with root {}", root.0)?;
         }
         match (self.algorithm, Algorithm::from_id(self.algorithm)) {
+            // That of a step says nothing of the call.
+            _ if sparse => {}
             (0, _) => {}
             (_, Some(algorithm)) => write!(f, " by {}", algorithm.name())?,
             (unknown, None) => write!(f, " by algorithm {unknown}")?,

@@ -54,6 +54,16 @@ impl Planner {
         Ok(plan.with_flat(flat))
     }
 
+    /// A plan that will hardly be asked for again, so it is not kept.
+    pub(crate) fn passing(
+        &self,
+        shape: &Shape,
+        algorithm: Algorithm,
+        element_size: usize,
+    ) -> Result<Arc<Prepared>, PlanError> {
+        self.prepare(shape, algorithm, element_size).map(Arc::new)
+    }
+
     /// The plan of `rank` for `shape`, from the cache if it is there.
     pub(crate) fn plan(
         &mut self,
