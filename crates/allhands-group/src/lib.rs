@@ -12,17 +12,20 @@ mod error;
 mod group;
 mod memory;
 mod scope;
+mod sparse;
 mod verbs;
 mod work;
 
 pub use allhands_collectives::{
-    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid, Operation,
-    Refusal, Side,
+    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid,
+    LATER_STEPS, Operation, Refusal, Side, SparseSide,
 };
 pub use allhands_plan::{Algorithm, Determinism, Rank, Table, TableError};
 /// Stores through which ranks meet: what [`ProcessGroup::connect`] takes.
 pub use allhands_store as store;
-pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef};
+pub use allhands_tensor::{
+    DType, Element, ReduceOp, SparseError, SparseTensor, Tensor, TensorMut, TensorRef,
+};
 /// The mesh over TCP: what [`Config::tcp`] takes and [`Error::Transport`] tells.
 pub use allhands_transport as transport;
 pub use allhands_wire::{JobKey, KeyError};

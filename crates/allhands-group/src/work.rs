@@ -19,11 +19,24 @@ use crate::verbs::{Check, Facts, Lengths, entries, in_place_spec, length, per_ra
 /// How an operation's buffers go back to the caller.
 type Give<T> = fn(Buffers) -> T;
 
-enum State {
-    Running(Box<Pending>),
+enum State<T> {
+    Running(Box<Pending>, Give<T>),
+    /// A call of several operations.
+    Composed(Box<dyn Composed<T>>),
     /// The call made no sense and was never started.
-    Refused(Box<OperationError>, Buffers),
+    Refused(Box<OperationError>, Buffers, Give<T>),
     Taken,
+}
+
+/// A call of several operations, of which the later ones depend on what the earlier ones brought.
+pub(crate) trait Composed<T>:
+    Future<Output = (Result<(), OperationError>, T)> + Send + Sync + Unpin
+{
+    fn is_completed(&self) -> bool;
+
+    fn wait(self: Box<Self>) -> (Result<(), OperationError>, T);
+
+    fn wait_timeout(&self, patience: Duration) -> bool;
 }
 
 /// An asynchronous operation; `T` is what its call was given.
@@ -33,8 +46,7 @@ enum State {
 /// live until nothing uses them.
 #[must_use = "an operation whose result nobody takes can fail unseen"]
 pub struct Work<T> {
-    state: State,
-    give: Give<T>,
+    state: State<T>,
     operation: Operation,
 }
 
@@ -80,6 +92,10 @@ impl<T> From<WorkError<T>> for Error {
 }
 
 impl<T> Work<T> {
+    pub(crate) fn composed(composed: Box<dyn Composed<T>>, operation: Operation) -> Self {
+        Self { state: State::Composed(composed), operation }
+    }
+
     /// Which operation it is.
     pub fn operation(&self) -> Operation {
         self.operation
@@ -88,7 +104,8 @@ impl<T> Work<T> {
     /// Whether the operation has ended, well or not.
     pub fn is_completed(&self) -> bool {
         match &self.state {
-            State::Running(pending) => pending.is_completed(),
+            State::Running(pending, _) => pending.is_completed(),
+            State::Composed(composed) => composed.is_completed(),
             State::Refused(..) | State::Taken => true,
         }
     }
@@ -97,28 +114,38 @@ impl<T> Work<T> {
     ///
     /// # Errors
     /// As the blocking verb of the same name; the tensors come back inside the error.
+    ///
+    /// # Panics
+    /// If the work was polled to its end as a future before.
     pub fn wait(mut self) -> Result<T, WorkError<T>> {
-        let (result, buffers) = match std::mem::replace(&mut self.state, State::Taken) {
-            State::Running(pending) => pending.wait(),
-            State::Refused(error, buffers) => (Err(*error), buffers),
-            State::Taken => (Ok(()), Buffers::default()),
-        };
-        finish(result, buffers, self.give)
+        match std::mem::replace(&mut self.state, State::Taken) {
+            State::Running(pending, give) => {
+                let (result, buffers) = pending.wait();
+                finish(result, buffers, give)
+            }
+            State::Composed(composed) => {
+                let (result, buffers) = composed.wait();
+                ended(result, buffers)
+            }
+            State::Refused(error, buffers, give) => finish(Err(*error), buffers, give),
+            State::Taken => panic!("a finished operation was waited for"),
+        }
     }
 
     /// Waits for the end at most `patience`; says whether it has come. The operation goes on if it has not.
     pub fn wait_timeout(&self, patience: Duration) -> bool {
         match &self.state {
-            State::Running(pending) => pending.wait_timeout(patience),
+            State::Running(pending, _) => pending.wait_timeout(patience),
+            State::Composed(composed) => composed.wait_timeout(patience),
             State::Refused(..) | State::Taken => true,
         }
     }
 
-    /// Number of the operation on its channel, once it has ended.
+    /// Number of the operation on its channel, once it has ended; `None` for a call of several.
     pub fn sequence(&self) -> Option<u64> {
         match &self.state {
-            State::Running(pending) => pending.sequence(),
-            State::Refused(..) | State::Taken => None,
+            State::Running(pending, _) => pending.sequence(),
+            State::Composed(_) | State::Refused(..) | State::Taken => None,
         }
     }
 }
@@ -128,7 +155,10 @@ fn finish<T>(
     buffers: Buffers,
     give: Give<T>,
 ) -> Result<T, WorkError<T>> {
-    let buffers = give(buffers);
+    ended(result, give(buffers))
+}
+
+fn ended<T>(result: Result<(), OperationError>, buffers: T) -> Result<T, WorkError<T>> {
     match result {
         Ok(()) => Ok(buffers),
         Err(error) => Err(WorkError { error: error.into(), buffers }),
@@ -139,20 +169,27 @@ impl<T> Future for Work<T> {
     type Output = Result<T, WorkError<T>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let (result, buffers) = match &mut self.state {
-            State::Running(pending) => match Pin::new(&mut **pending).poll(context) {
-                Poll::Ready(ended) => ended,
+        let output = match &mut self.state {
+            State::Running(pending, give) => {
+                let give = *give;
+                match Pin::new(&mut **pending).poll(context) {
+                    Poll::Ready((result, buffers)) => finish(result, buffers, give),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            State::Composed(composed) => match Pin::new(&mut **composed).poll(context) {
+                Poll::Ready((result, buffers)) => ended(result, buffers),
                 Poll::Pending => return Poll::Pending,
             },
             State::Refused(..) | State::Taken => {
                 match std::mem::replace(&mut self.state, State::Taken) {
-                    State::Refused(error, buffers) => (Err(*error), buffers),
+                    State::Refused(error, buffers, give) => finish(Err(*error), buffers, give),
                     _ => panic!("a finished operation was polled again"),
                 }
             }
         };
         self.state = State::Taken;
-        Poll::Ready(finish(result, buffers, self.give))
+        Poll::Ready(output)
     }
 }
 
@@ -216,13 +253,13 @@ impl ProcessGroup {
             Ok(spec) => {
                 let Buffers { inputs, outputs } = buffers;
                 let pending = communicator.start(&spec, &self.options, inputs, outputs);
-                State::Running(Box::new(pending))
+                State::Running(Box::new(pending), give)
             }
             Err(reason) => {
-                State::Refused(Box::new(communicator.invalid(operation, reason)), buffers)
+                State::Refused(Box::new(communicator.invalid(operation, reason)), buffers, give)
             }
         };
-        Work { state, give, operation }
+        Work { state, operation }
     }
 
     fn launch_in_place(
@@ -472,14 +509,14 @@ impl ProcessGroup {
             .and_then(|()| contiguous("data", std::slice::from_ref(&tensor)));
         let operation = Operation::Message;
         let state = match checked {
-            Ok(()) => State::Running(Box::new(start(tensor))),
+            Ok(()) => State::Running(Box::new(start(tensor)), one),
             Err(reason) => {
                 let error = self.inner.communicator.invalid(operation, reason);
                 let buffers = Buffers { inputs: Vec::new(), outputs: vec![tensor] };
-                State::Refused(Box::new(error), buffers)
+                State::Refused(Box::new(error), buffers, one)
             }
         };
-        Work { state, give: one, operation }
+        Work { state, operation }
     }
 
     /// As [`ProcessGroup::barrier`].

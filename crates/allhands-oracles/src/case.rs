@@ -4,7 +4,7 @@ use std::fmt;
 
 use allhands_tensor::{DType, ReduceOp};
 
-use crate::{Action, Received, Tolerance, WaitOrder};
+use crate::{Action, Coordinates, Received, Tolerance, WaitOrder};
 
 /// Which call a case makes.
 ///
@@ -103,7 +103,6 @@ impl Kind {
     #[must_use]
     pub const fn out_of_scope(self) -> Option<&'static str> {
         match self {
-            Self::SparseAllReduce => Some("sparse tensors have an interface of their own"),
             Self::SeveralTensorsPerRank => Some("a call takes one tensor per rank"),
             Self::Coalesced => Some("coalesced calls have an interface of their own"),
             _ => None,
@@ -113,7 +112,14 @@ impl Kind {
     /// Whether every rank has to end with the same bits, whatever the tolerance against torch.
     #[must_use]
     pub const fn agrees_on_all_ranks(self) -> bool {
-        matches!(self, Self::Broadcast | Self::AllReduce | Self::AllGather | Self::AllGatherBase)
+        matches!(
+            self,
+            Self::Broadcast
+                | Self::AllReduce
+                | Self::AllGather
+                | Self::AllGatherBase
+                | Self::SparseAllReduce
+        )
     }
 }
 
@@ -146,6 +152,16 @@ pub struct Programs {
     pub wait: WaitOrder,
 }
 
+/// Sparse tensors and their sum.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SparseSum {
+    /// By rank: what it gives.
+    pub inputs: Vec<Coordinates>,
+    /// What every rank has to hold afterwards, coalesced.
+    pub expected: Coordinates,
+}
+
 /// One golden call.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -174,6 +190,8 @@ pub struct Case {
     pub splits: Option<Splits>,
     /// The programs of a point-to-point case.
     pub programs: Option<Programs>,
+    /// The tensors of a sparse case.
+    pub sparse: Option<SparseSum>,
 }
 
 impl Case {

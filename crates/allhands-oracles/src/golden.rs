@@ -7,7 +7,10 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Action, Case, Kind, OracleError, Programs, Received, Splits, Tolerance, WaitOrder};
+use crate::{
+    Action, Case, Coordinates, Kind, OracleError, Programs, Received, SparseSum, Splits, Tolerance,
+    WaitOrder,
+};
 
 /// The folder of the golden data: `ALLHANDS_ORACLES` if set, else the copy that comes with this crate.
 #[must_use]
@@ -69,6 +72,7 @@ fn barriers() -> impl Iterator<Item = Case> {
         tolerance: Tolerance::Exact,
         splits: None,
         programs: None,
+        sparse: None,
     })
 }
 
@@ -102,6 +106,7 @@ struct RawCase {
     inner_shape: Vec<usize>,
     atol: Option<f64>,
     layout: Option<String>,
+    sparse_dim: Option<usize>,
     tensors_per_rank: Option<u32>,
     #[serde(rename = "in")]
     input: Option<Value>,
@@ -170,6 +175,7 @@ impl Reader<'_> {
             tolerance: Tolerance::from_atol(dtype, raw.atol),
             splits: None,
             programs: None,
+            sparse: None,
         };
         if kind.out_of_scope().is_some() {
             return Ok(case);
@@ -179,6 +185,14 @@ impl Reader<'_> {
             return Ok(case);
         }
         let input = self.present(raw.input.as_ref(), "in")?;
+        if kind == Kind::SparseAllReduce {
+            let inputs =
+                input.as_array().ok_or_else(|| self.malformed("a list of tensors expected"))?;
+            let inputs = inputs.iter().map(|parts| self.sparse(parts)).collect::<Result<_, _>>()?;
+            let expected = self.sparse(self.present(raw.out_all.as_ref(), "out_all")?)?;
+            case.sparse = Some(SparseSum { inputs, expected });
+            return Ok(case);
+        }
         if matches!(kind, Kind::AllToAllBaseSplits | Kind::AllToAll) {
             let inner: usize = raw.inner_shape.iter().product();
             let rows = |splits: &Option<Vec<Vec<usize>>>,
@@ -301,6 +315,22 @@ impl Reader<'_> {
         let wait =
             if raw.wait_reversed == Some(true) { WaitOrder::Reversed } else { WaitOrder::Issued };
         Ok(Programs { actions, received, wait })
+    }
+
+    /// A sparse tensor, given as the names of its indices and values.
+    fn sparse(&self, parts: &Value) -> Result<Coordinates, OracleError> {
+        let sparse_dim = self.present(self.raw.sparse_dim, "sparse_dim")?;
+        let indices = self.one(&parts["indices"])?;
+        let (indices, rest) = indices.as_chunks::<8>();
+        let indices: Vec<i64> = indices.iter().map(|&index| i64::from_le_bytes(index)).collect();
+        let values = self.one(&parts["values"])?;
+        let size = dtype(&self.raw.dtype).map_or(1, DType::size);
+        let row: usize = self.raw.shape.get(sparse_dim..).unwrap_or_default().iter().product();
+        let tensor = Coordinates::new(self.raw.shape.clone(), sparse_dim, indices, values);
+        if !rest.is_empty() || tensor.values.len() != tensor.rows() * row * size {
+            return Err(self.malformed("the parts of a sparse tensor do not fit"));
+        }
+        Ok(tensor)
     }
 
     fn array(&self, name: &str) -> Result<Vec<u8>, OracleError> {

@@ -2,8 +2,8 @@
 
 use allhands_tensor::{DType, ReduceOp};
 
-use crate::Kind;
 use crate::refusal::Rule;
+use crate::{Coordinates, Kind};
 
 /// One thing a rank of a point-to-point case issues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,14 @@ pub trait DenseGroup {
         op: ReduceOp,
         data: &mut [u8],
     ) -> Result<(), Self::Error>;
+
+    /// The coalesced reduction of all ranks' sparse tensors.
+    fn all_reduce_sparse(
+        &mut self,
+        dtype: DType,
+        op: ReduceOp,
+        tensor: &Coordinates,
+    ) -> Result<Coordinates, Self::Error>;
 
     /// Afterwards `data` is the reduction on the root, and anything elsewhere.
     fn reduce(

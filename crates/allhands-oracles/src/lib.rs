@@ -31,6 +31,7 @@
 
 mod case;
 mod compare;
+mod coordinates;
 mod error;
 pub mod golden;
 mod group;
@@ -40,8 +41,9 @@ pub mod refusal;
 mod run;
 mod tally;
 
-pub use case::{Case, Kind, Programs, Splits};
+pub use case::{Case, Kind, Programs, SparseSum, Splits};
 pub use compare::{Comparison, Mismatch, Tolerance};
+pub use coordinates::Coordinates;
 pub use error::OracleError;
 pub use group::{Action, DenseGroup, Received, WaitOrder};
 pub use run::{CaseResult, Outcome, RankReport, Witness, run_rank};

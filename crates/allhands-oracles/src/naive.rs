@@ -11,7 +11,7 @@ use allhands_tensor::{DType, ReduceOp};
 
 use crate::compare::float;
 use crate::refusal::Rule;
-use crate::{Action, DenseGroup, Received, WaitOrder};
+use crate::{Action, Coordinates, DenseGroup, Received, WaitOrder};
 
 /// How long a call waits for the other ranks by default.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -242,6 +242,36 @@ impl DenseGroup for NaiveGroup {
         let table = self.exchange(data)?;
         data.copy_from_slice(&self.reduced(dtype, op, &table, |bytes| bytes));
         Ok(())
+    }
+
+    fn all_reduce_sparse(
+        &mut self,
+        dtype: DType,
+        op: ReduceOp,
+        tensor: &Coordinates,
+    ) -> Result<Coordinates, NaiveError> {
+        self.require(op == ReduceOp::Sum, Rule::Sparse)?;
+        let (shape, sparse_dim) = (&tensor.shape, tensor.sparse_dim);
+        let layout = format!("{dtype} {shape:?} {sparse_dim}");
+        let layouts = self.exchange(layout.as_bytes())?;
+        self.require(layouts.iter().all(|other| *other == layouts[0]), Rule::Sparse)?;
+        let indices: Vec<u8> = tensor.indices.iter().flat_map(|i| i.to_le_bytes()).collect();
+        let (indices, values) = (self.exchange(&indices)?, self.exchange(&tensor.values)?);
+        let all: Vec<Coordinates> = indices
+            .iter()
+            .zip(values.iter())
+            .map(|(indices, values)| {
+                let indices = indices.as_chunks::<8>().0.iter().map(|&i| i64::from_le_bytes(i));
+                Coordinates::new(shape.clone(), sparse_dim, indices.collect(), values.clone())
+            })
+            .collect();
+        let mut rows: BTreeMap<Vec<i64>, Vec<Vec<u8>>> = BTreeMap::new();
+        for (position, row) in all.iter().flat_map(Coordinates::entries) {
+            rows.entry(position).or_default().push(row.to_vec());
+        }
+        let indices = (0..sparse_dim).flat_map(|d| rows.keys().map(move |position| position[d]));
+        let sums = rows.values().flat_map(|rows| self.reduced(dtype, op, rows, |row| row));
+        Ok(Coordinates::new(shape.clone(), sparse_dim, indices.collect(), sums.collect()))
     }
 
     fn reduce(

@@ -274,7 +274,14 @@ fn run_case<G: DenseGroup>(case: &Case, group: &mut G, witness: &Witness) -> Res
                 return Ok(End { held, verdict: Err(words) });
             }
         }
-        Kind::SparseAllReduce | Kind::SeveralTensorsPerRank | Kind::Coalesced => {
+        Kind::SparseAllReduce => {
+            let sparse = case.sparse.as_ref().ok_or("the case has no sparse tensors")?;
+            let sum =
+                group.all_reduce_sparse(dtype, op()?, &sparse.inputs[rank]).map_err(failed)?;
+            let verdict = sparse.expected.check(&sum, dtype, case.tolerance);
+            return Ok(End { held: sum.bytes(), verdict });
+        }
+        Kind::SeveralTensorsPerRank | Kind::Coalesced => {
             return Err("this kind has no runner".into());
         }
     }

@@ -43,8 +43,8 @@ pub use allhands_tensor as tensor;
 /// What most programs need.
 pub mod prelude {
     pub use allhands_group::{
-        Config, DType, Error, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut, TensorRef, Work,
-        WorkError,
+        Config, DType, Error, ProcessGroup, Rank, ReduceOp, SparseTensor, Tensor, TensorMut,
+        TensorRef, Work, WorkError,
     };
 }
 

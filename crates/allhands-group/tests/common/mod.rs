@@ -3,10 +3,11 @@
 pub(crate) mod ranks;
 
 use allhands_group::{
-    DType, Error, Invalid, OperationError, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut,
+    DType, Error, Invalid, OperationError, ProcessGroup, Rank, ReduceOp, SparseTensor, Tensor,
+    TensorMut,
 };
 use allhands_oracles::refusal::Rule;
-use allhands_oracles::{Action, DenseGroup, Kind, Received, WaitOrder};
+use allhands_oracles::{Action, Coordinates, DenseGroup, Kind, Received, WaitOrder};
 
 pub(crate) struct Golden(pub(crate) ProcessGroup);
 
@@ -72,6 +73,7 @@ impl DenseGroup for Golden {
             Invalid::Reduction(_) => Rule::Reduction,
             Invalid::RootOnly { .. } => Rule::RootBuffers,
             Invalid::Strided { .. } => Rule::Contiguous,
+            Invalid::SparseReduction { .. } | Invalid::SparseTensors { .. } => Rule::Sparse,
             _ => return None,
         })
     }
@@ -82,6 +84,25 @@ impl DenseGroup for Golden {
 
     fn all_reduce(&mut self, dtype: DType, op: ReduceOp, data: &mut [u8]) -> Result<(), Error> {
         with(dtype, data, |data| self.0.all_reduce(data, op))
+    }
+
+    fn all_reduce_sparse(
+        &mut self,
+        dtype: DType,
+        op: ReduceOp,
+        tensor: &Coordinates,
+    ) -> Result<Coordinates, Error> {
+        let rows = tensor.rows();
+        let mut value_shape = vec![rows];
+        value_shape.extend_from_slice(&tensor.shape[tensor.sparse_dim..]);
+        let indices = Tensor::from_slice(&tensor.indices).with_shape(&[tensor.sparse_dim, rows]);
+        let values = Tensor::from_bytes(dtype, &value_shape, &tensor.values).unwrap();
+        let sparse = SparseTensor::new(indices.unwrap(), values, &tensor.shape).unwrap();
+        let sum = self.0.all_reduce_sparse(&sparse, op)?;
+        assert!(sum.is_coalesced());
+        let (indices, values) = (sum.indices().to_vec().unwrap(), sum.values());
+        let values = values.as_bytes().unwrap().to_vec();
+        Ok(Coordinates::new(sum.shape().to_vec(), sum.layout().sparse_dim(), indices, values))
     }
 
     fn reduce(

@@ -15,5 +15,6 @@ mod kill;
 mod meeting;
 mod mismatch;
 mod soak;
+mod sparse;
 mod stop;
 mod timeout;
