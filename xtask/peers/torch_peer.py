@@ -16,6 +16,7 @@ from datetime import timedelta
 
 MAX_SAMPLES = 20000
 POISON = 127  # what outputs hold before the operation
+TABLE = (1_000_000, 64)  # rows and columns of the table that sparse tensors are gradients of
 
 
 def main():
@@ -50,7 +51,8 @@ def main():
             if word == "cell":
                 cell = None
                 try:
-                    cell = Cell(torch, dist, rank, world, rest)
+                    kind = SparseCell if rest.startswith("all_reduce_sparse ") else Cell
+                    cell = kind(torch, dist, rank, world, rest)
                 except Unsupported as why:
                     reply({"unsupported": str(why)})
                     continue
@@ -242,6 +244,50 @@ class Cell:
                 wrong += int((t != self.expected(c).to(self.dtype)).sum())
         for t in self.ins + self.outs:
             t.zero_()
+        return wrong
+
+
+class SparseCell(Cell):
+    """Random rows of a table, added with those of the other ranks. The sum replaces the tensor, so each pass makes it anew."""
+
+    def bind(self, dist, redop):
+        if self.dtype == self.torch.float16:
+            raise Unsupported("torch has no sparse sums of f16")
+        self.parts = [self.rows(self.rank, -(-c // TABLE[1])) for c in self.counts]
+        self.sums = [None] * len(self.parts)
+        self.ins = self.outs = []
+        make = self.torch.sparse_coo_tensor
+
+        def run():
+            for k, (positions, values) in enumerate(self.parts):
+                tensor = make(positions, values, TABLE, check_invariants=False)
+                dist.all_reduce(tensor, redop)
+                self.sums[k] = tensor
+
+        return run
+
+    def rows(self, rank, n):
+        k = self.torch.arange(n, dtype=self.torch.int64)
+        mixed = (k * 2654435761 + rank * 2246822519) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 2246822519) & 0xFFFFFFFF
+        positions = (mixed ^ (mixed >> 13)) % TABLE[0]
+        values = self.value(rank, 0, n * TABLE[1]).to(self.dtype).reshape(n, TABLE[1])
+        return positions.reshape(1, n), values
+
+    def verify(self):
+        self.run()
+        wrong = 0
+        for (own, _), total in zip(self.parts, self.sums, strict=True):
+            of_ranks = [self.rows(r, own.shape[1]) for r in range(self.world)]
+            positions, where = self.torch.cat([p[0] for p, _ in of_ranks]).unique(return_inverse=True)
+            expected = self.torch.zeros(len(positions), TABLE[1], dtype=self.dtype)
+            expected.index_add_(0, where, self.torch.cat([v for _, v in of_ranks]))
+            total = total.coalesce()
+            if total.indices().shape[1] != len(positions):
+                wrong += expected.numel()
+                continue
+            here = (total.indices()[0] == positions).unsqueeze(1)
+            wrong += int((~here | (total.values() != expected)).sum())
         return wrong
 
 

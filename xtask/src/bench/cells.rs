@@ -41,11 +41,20 @@ pub enum Operation {
     SendRecv,
     /// Nobody leaves before everybody came.
     Barrier,
+    /// Every rank ends with the sum of all sparse tensors: random rows of a table of 10⁶ rows of 64 elements, in the order in
+    /// which they were drawn. Bytes are those of a rank's rows.
+    AllReduceSparse,
 }
+
+/// Rows of the table that sparse tensors are gradients of.
+pub const TABLE_ROWS: u64 = 1_000_000;
+
+/// Elements of each of its rows.
+pub const TABLE_COLUMNS: u64 = 64;
 
 impl Operation {
     /// All of them, in the order in which tables show them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AllReduce,
         Self::Broadcast,
         Self::Reduce,
@@ -56,6 +65,7 @@ impl Operation {
         Self::AllToAll,
         Self::SendRecv,
         Self::Barrier,
+        Self::AllReduceSparse,
     ];
 
     /// The name on the command line, on control sockets and in records.
@@ -72,13 +82,14 @@ impl Operation {
             Self::AllToAll => "all_to_all",
             Self::SendRecv => "send_recv",
             Self::Barrier => "barrier",
+            Self::AllReduceSparse => "all_reduce_sparse",
         }
     }
 
     /// Whether elements are combined.
     #[must_use]
     pub fn reduces(self) -> bool {
-        matches!(self, Self::AllReduce | Self::Reduce | Self::ReduceScatter)
+        matches!(self, Self::AllReduce | Self::Reduce | Self::ReduceScatter | Self::AllReduceSparse)
     }
 
     /// Whether one rank is special.
@@ -102,7 +113,19 @@ impl Operation {
         !self.blocked()
     }
 
-    /// nccl-tests' bus bandwidth over its algorithm bandwidth.
+    /// Whether a list of gradients is something to run it on.
+    #[must_use]
+    pub fn takes_models(self) -> bool {
+        !matches!(self, Self::Barrier | Self::AllReduceSparse)
+    }
+
+    /// Whether it exists with this way of combining elements.
+    #[must_use]
+    pub fn knows(self, reduction: Reduction) -> bool {
+        self != Self::AllReduceSparse || reduction == Reduction::Sum
+    }
+
+    /// nccl-tests' bus bandwidth over its algorithm bandwidth. Of sparse tensors every rank has to get all others' rows.
     #[must_use]
     pub fn bus_factor(self, world: u32) -> f64 {
         let n = f64::from(world);
@@ -114,6 +137,7 @@ impl Operation {
             | Self::ReduceScatter
             | Self::AllToAll => (n - 1.0) / n,
             Self::Broadcast | Self::Reduce | Self::SendRecv | Self::Barrier => 1.0,
+            Self::AllReduceSparse => n - 1.0,
         }
     }
 }
@@ -224,6 +248,9 @@ impl Cell {
     pub fn sized(operation: Operation, kind: Kind, world: u32, bytes: u64) -> Self {
         let count = match operation {
             Operation::Barrier => 0,
+            Operation::AllReduceSparse => {
+                (bytes / kind.dtype.size()).next_multiple_of(TABLE_COLUMNS).max(TABLE_COLUMNS)
+            }
             _ => share(operation, world, bytes / kind.dtype.size()),
         };
         Self::new(operation, kind, None, vec![count])
@@ -269,6 +296,8 @@ impl Cell {
             Operation::AllGather | Operation::ReduceScatter => bytes * world + bytes,
             Operation::AllToAll => 2 * bytes * world,
             Operation::Gather | Operation::Scatter => 2 * bytes,
+            // The rows of each rank, and everybody's sums of all.
+            Operation::AllReduceSparse => bytes * world * (1 + world),
             _ => bytes * world,
         }
     }
@@ -329,11 +358,11 @@ pub fn all(
     sizes: &[u64],
 ) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
-    for &operation in operations {
+    for &operation in operations.iter().filter(|operation| operation.knows(kind.reduction)) {
         let sized = sizes.iter().map(|&bytes| Cell::sized(operation, kind, world, bytes));
         let listed = models
             .iter()
-            .filter(|_| operation != Operation::Barrier)
+            .filter(|_| operation.takes_models())
             .map(|&model| Cell::of_model(operation, kind, world, model));
         let from = cells.len();
         for cell in sized.chain(listed) {
@@ -369,6 +398,16 @@ mod tests {
         assert_eq!(counts[..3], [("barrier", 0), ("scatter", 1), ("scatter", 2)]);
         assert_eq!(cells.len(), 4);
         assert_eq!(cells[3].label(), "gpt2, 148 tensors");
+    }
+
+    #[test]
+    fn sparse_cells_have_whole_rows_and_are_sums() {
+        let cell = Cell::sized(Operation::AllReduceSparse, KIND, 2, 256_000);
+        assert_eq!((cell.counts[0], cell.bytes(2)), (64_000, 256_000));
+        assert_eq!(Cell::sized(Operation::AllReduceSparse, KIND, 2, 4).counts, [64]);
+        let max = Kind { reduction: Reduction::Max, ..KIND };
+        assert!(all(&[Operation::AllReduceSparse], max, 2, &[], &[4]).is_empty());
+        assert!(all(&[Operation::AllReduceSparse], KIND, 2, &[Model::Gpt2], &[]).is_empty());
     }
 
     #[test]

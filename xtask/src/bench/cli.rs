@@ -370,7 +370,7 @@ mod tests {
         for op in Operation::ALL {
             let of_op: Vec<_> = s.cells.iter().filter(|c| c.operation == op).collect();
             let models = of_op.iter().filter(|c| c.model.is_some()).count();
-            assert_eq!(models, if op == Operation::Barrier { 0 } else { 2 }, "{op:?}");
+            assert_eq!(models, if op.takes_models() { 2 } else { 0 }, "{op:?}");
             assert!(of_op.iter().any(|c| c.model.is_none()), "{op:?}");
         }
         assert!(s.peers.is_empty());

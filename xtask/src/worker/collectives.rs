@@ -1,6 +1,6 @@
 //! What bench-rank needs of a communication library.
 
-use allhands_group::{DType, Tensor};
+use allhands_group::{DType, SparseTensor, Tensor};
 use anyhow::Result;
 
 use super::pattern::Value;
@@ -34,6 +34,11 @@ pub trait Collectives {
     /// # Errors
     /// The group failed.
     fn all_reduce<T: Value>(&self, data: &mut [T], reduction: Reduction) -> Result<()>;
+    /// `output` becomes the sum of everybody's `input`, coalesced.
+    ///
+    /// # Errors
+    /// The group failed.
+    fn all_reduce_sparse(&self, input: &SparseTensor, output: &mut SparseTensor) -> Result<()>;
     /// Everybody's `data` becomes the root's.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use std::thread;
 
-use allhands_group::{DType, ProcessGroup, Rank, ReduceOp, Tensor, TensorMut, TensorRef};
+use allhands_group::{
+    DType, ProcessGroup, Rank, ReduceOp, SparseTensor, Tensor, TensorMut, TensorRef,
+};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::collectives::Collectives;
@@ -92,6 +94,10 @@ impl Collectives for Ours {
         Ok(self.group.all_reduce(data, op(reduction))?)
     }
 
+    fn all_reduce_sparse(&self, input: &SparseTensor, output: &mut SparseTensor) -> Result<()> {
+        Ok(self.group.all_reduce_sparse_into(input, output, ReduceOp::Sum)?)
+    }
+
     fn broadcast<T: Value>(&self, data: &mut [T], root: u32) -> Result<()> {
         Ok(self.group.broadcast(data, Rank(root))?)
     }
@@ -153,6 +159,9 @@ mod tests {
                     let mut bench = Bench::new(&ours);
                     for operation in Operation::ALL {
                         for (dtype, redop) in [("f32", "sum"), ("bf16", "avg"), ("i64", "max")] {
+                            if redop != "sum" && operation == Operation::AllReduceSparse {
+                                continue;
+                            }
                             let name = operation.name();
                             let line = format!("cell {name} {dtype} {redop} 1 1,1000");
                             assert_eq!(bench.command(&line).unwrap(), Reply::Ready);

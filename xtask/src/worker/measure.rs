@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use super::collectives::Collectives;
 use super::control::Control;
 use super::pattern::{self, Place, Value};
+use super::sparse::Rows;
 use crate::bench::cells::{Dtype, Operation, Reduction};
 use crate::bench::protocol::{MAX_SAMPLES, Reply};
 use crate::bench::stats::Times;
@@ -117,7 +118,7 @@ fn nanoseconds(start: Instant) -> u64 {
 }
 
 /// A cell whose element type is fixed.
-trait Passes<C> {
+pub(super) trait Passes<C> {
     /// Runs the operation once on every tensor.
     fn pass(&mut self, group: &C) -> Result<()>;
     /// Runs a pass on the pattern and counts the elements that are not as expected.
@@ -141,6 +142,18 @@ fn set_up<C: Collectives>(group: &C, words: &[&str]) -> Result<Box<dyn Passes<C>
     let reduction = named::<Reduction>(reduction)?;
     let place = Place { rank: group.rank(), world: group.world(), root: root.parse()? };
     let counts = counts.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    if operation == Operation::AllReduceSparse {
+        return Ok(match named::<Dtype>(dtype)? {
+            Dtype::F32 => Rows::<f32>::boxed(place, &counts)?,
+            Dtype::F64 => Rows::<f64>::boxed(place, &counts)?,
+            Dtype::F16 => Rows::<f16>::boxed(place, &counts)?,
+            Dtype::Bf16 => Rows::<bf16>::boxed(place, &counts)?,
+            Dtype::I8 => Rows::<i8>::boxed(place, &counts)?,
+            Dtype::U8 => Rows::<u8>::boxed(place, &counts)?,
+            Dtype::I32 => Rows::<i32>::boxed(place, &counts)?,
+            Dtype::I64 => Rows::<i64>::boxed(place, &counts)?,
+        });
+    }
     let shape = (operation, reduction, place, counts.as_slice());
     Ok(match named::<Dtype>(dtype)? {
         Dtype::F32 => Buffers::<f32>::boxed(group, shape)?,
@@ -177,6 +190,7 @@ impl<T: Value> Buffers<T> {
             Operation::AllToAll => (world, world),
             Operation::SendRecv => (0, 1),
             Operation::Barrier => (0, 0),
+            Operation::AllReduceSparse => bail!("sparse tensors have buffers of their own"),
         };
         let touched = |elements: u64| -> Result<Tensor> {
             let mut tensor = group.alloc(T::DTYPE, usize::try_from(elements)?)?;
@@ -217,6 +231,9 @@ impl<T: Value, C: Collectives> Passes<C> for Buffers<T> {
                     group.recv(output, rank ^ 1)?;
                 }
                 Operation::Barrier => group.barrier()?,
+                Operation::AllReduceSparse => {
+                    bail!("sparse tensors have buffers of their own")
+                }
             }
         }
         Ok(())
@@ -253,6 +270,8 @@ impl<T: Value, C: Collectives> Passes<C> for Buffers<T> {
 
 #[cfg(test)]
 mod tests {
+    use allhands_group::SparseTensor;
+
     use super::*;
 
     /// A world of one rank, where every collective copies, or forgets to.
@@ -289,6 +308,12 @@ mod tests {
             Ok(())
         }
         fn all_reduce<T: Value>(&self, _: &mut [T], _: Reduction) -> Result<()> {
+            Ok(())
+        }
+        fn all_reduce_sparse(&self, input: &SparseTensor, output: &mut SparseTensor) -> Result<()> {
+            if self.work == Work::Done {
+                *output = input.duplicate().coalesce()?;
+            }
             Ok(())
         }
         fn broadcast<T: Value>(&self, _: &mut [T], _: u32) -> Result<()> {
@@ -349,6 +374,8 @@ mod tests {
             bench.command(&format!("cell {} f32 sum 0 64,3", operation.name())).unwrap();
             assert_eq!(bench.command("verify").unwrap(), Reply::Wrong(67));
         }
+        bench.command("cell all_reduce_sparse f32 sum 0 640").unwrap();
+        assert_eq!(bench.command("verify").unwrap(), Reply::Wrong(640));
         bench.command("drop").unwrap();
         assert!(bench.command("verify").unwrap_err().to_string().contains("no cell"));
     }

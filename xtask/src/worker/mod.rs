@@ -12,6 +12,7 @@ pub mod limits;
 pub mod measure;
 pub mod nemesis;
 pub mod pattern;
+pub mod sparse;
 
 use std::env;
 

@@ -16,6 +16,15 @@ pub fn value(rank: u32, i: u64) -> u64 {
     u64::from(hash >> 30)
 }
 
+/// The position of row `k` of rank `rank`'s sparse tensor, among `rows`: drawn at random, some of them more than once.
+#[must_use]
+pub fn position(rank: u32, k: u64, rows: u64) -> u64 {
+    let mixed =
+        (k as u32).wrapping_mul(2_654_435_761).wrapping_add(rank.wrapping_mul(2_246_822_519));
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(2_246_822_519);
+    u64::from(mixed ^ mixed >> 13) % rows
+}
+
 /// What outputs hold before the operation: no result of up to 42 ranks is this.
 pub const POISON: u64 = 127;
 
@@ -93,6 +102,8 @@ pub fn expected<T: Value>(
         Operation::Scatter => T::of(value(root, block + i)),
         Operation::ReduceScatter => reduced(reduction, world, block + i),
         Operation::AllToAll => T::of(value((i / count) as u32, block + i % count)),
+        // Sparse sums have an oracle of their own.
+        Operation::AllReduceSparse => T::of(POISON),
         // The even rank's message went there and back; a rank without a partner keeps its own.
         Operation::SendRecv | Operation::Barrier => {
             T::of(value(if rank ^ 1 < world { rank & !1 } else { rank }, i))
@@ -116,6 +127,21 @@ mod tests {
         assert!(shifted < 40 && swapped < 40, "{shifted} {swapped}");
         // As the peers compute it.
         assert_eq!([0, 1, 2, 3].map(|i| value(1, i)), [2, 0, 3, 1]);
+    }
+
+    #[test]
+    fn positions_are_random() {
+        let mut seen = std::collections::BTreeSet::new();
+        let first: Vec<u64> = (0..100_000).map(|k| position(0, k, 1_000_000)).collect();
+        seen.extend(&first);
+        // Of 10⁵ drawn from 10⁶, 5 % are drawn again, and a tenth of what the other rank draws is among them.
+        assert!((94_800..95_500).contains(&seen.len()), "{}", seen.len());
+        let both = seen.len();
+        seen.extend((0..100_000).map(|k| position(1, k, 1_000_000)));
+        assert!((85_000..87_500).contains(&(seen.len() - both)), "{}", seen.len() - both);
+        assert!(!first.is_sorted());
+        // As the peers compute it.
+        assert_eq!([0, 1, 2].map(|k| position(1, k, 1_000_000)), [226402, 612606, 160547]);
     }
 
     #[test]
