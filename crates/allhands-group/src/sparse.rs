@@ -32,7 +32,8 @@ impl ProcessGroup {
     ///
     /// It takes several operations, so several consecutive sequence numbers; the timeout is that of all together. Which
     /// algorithm runs follows from what all ranks have: all rows to everybody, sums by owners of ranges, or a dense reduction where
-    /// most positions occur.
+    /// most positions occur. The formula is that of
+    /// [`allhands_collectives`](https://docs.rs/allhands-collectives)' `Communicator::all_reduce_sparse`.
     ///
     /// # Errors
     /// See [`Error`]. Reductions other than the sum are refused before anything is sent. If element type, shape or the number of

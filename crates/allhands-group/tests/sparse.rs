@@ -1,6 +1,9 @@
 //! Sparse all-reduce between threads: against a naive oracle, by every method, and everything it refuses.
 #![allow(missing_docs, clippy::print_stderr, reason = "test code")]
 
+#[path = "common/ranks.rs"]
+mod ranks;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,6 +11,8 @@ use allhands_group::{
     Algorithm, Config, DType, Determinism, Error, Invalid, OperationError, ProcessGroup, Rank,
     ReduceOp, SparseTensor, Tensor, TensorRef,
 };
+
+use crate::ranks::{Ranks, free_port, worker};
 
 /// Numbers that follow from a seed.
 struct Rng(u64);
@@ -25,7 +30,11 @@ fn config() -> Config {
 }
 
 /// Runs `work` on every rank of a world of threads; gives what they return, in order.
-fn ranks<T: Send>(world: u32, config: &Config, work: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
+fn threads<T: Send>(
+    world: u32,
+    config: &Config,
+    work: impl Fn(&ProcessGroup) -> T + Sync,
+) -> Vec<T> {
     let groups = ProcessGroup::local_with(world, config).unwrap();
     std::thread::scope(|scope| {
         let work = &work;
@@ -113,7 +122,7 @@ fn sums_are_those_of_a_naive_oracle_and_equal_on_all_ranks() {
                 let tensors: Vec<_> =
                     (0..world).map(|rank| contribution(seed, rank, shape, pattern)).collect();
                 let expected = naive(&tensors);
-                let found = ranks(world, &config(), |group| {
+                let found = threads(world, &config(), |group| {
                     let mine = &tensors[group.rank().index()];
                     let sum = group.all_reduce_sparse(mine, ReduceOp::Sum).unwrap();
                     let mut again = contribution(seed, 9, shape, Random);
@@ -141,7 +150,7 @@ fn methods_give_the_same_bits_where_the_order_is_canonical() {
         for world in [2, 3, 5, 8] {
             // The same rows in tables of different heights: dense for the lowest, by owners or to everybody else.
             let sums = [600_usize, 1 << 16, 1 << 33].map(|positions| {
-                ranks(world, &canonical, |group| {
+                threads(world, &canonical, |group| {
                     let mut rng = Rng(u64::from(group.rank().0) + 5);
                     let rows: Vec<i64> = (0..900).map(|_| rng.below(600) as i64).collect();
                     let values: Vec<f32> =
@@ -173,7 +182,7 @@ fn methods_give_the_same_bits_where_the_order_is_canonical() {
 fn long_rows_and_many_parts_arrive_whole() {
     for world in [2, 3] {
         let (rows, columns) = (3000_usize, 700);
-        let found = ranks(world, &config(), |group| {
+        let found = threads(world, &config(), |group| {
             let rank = group.rank().0 as usize;
             let keys: Vec<i64> =
                 (0..rows / (rank + 1)).map(|at| (at * (rank + 2)) as i64).collect();
@@ -208,7 +217,7 @@ fn long_rows_and_many_parts_arrive_whole() {
 fn rows_without_elements_and_tables_without_positions_are_fine() {
     for shape in [&[10, 0][..], &[0, 3]] {
         let rows: &[i64] = if shape[0] > 0 { &[3, 1, 3] } else { &[] };
-        let sums = ranks(3, &config(), |group| {
+        let sums = threads(3, &config(), |group| {
             let tensor = table(rows, Vec::new(), shape);
             let sum = group.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap();
             sum.indices().to_vec::<i64>().unwrap()
@@ -222,7 +231,7 @@ fn rows_without_elements_and_tables_without_positions_are_fine() {
 fn agreed_indices_reduce_values_only() {
     let agreed = [1_i64, 4, 6, 9];
     for world in [1, 2, 3] {
-        let sums = ranks(world, &config(), |group| {
+        let sums = threads(world, &config(), |group| {
             let rank = i64::from(group.rank().0);
             // Row 4 twice, and one that depends on the rank.
             let tensor = table(&[4, agreed[rank as usize], 4], vec![1.0, 10.0, 2.0], &[10]);
@@ -270,7 +279,7 @@ fn ranks_that_disagree_all_hear_of_it_and_the_group_goes_on() {
             SparseTensor::empty(DType::F32, &[4, 2], 1 + rank as usize % 2).unwrap()
         }),
     ];
-    ranks(3, &config(), |group| {
+    threads(3, &config(), |group| {
         for (told, tensor) in &cases {
             let mine = tensor(group.rank().0);
             let error = group.all_reduce_sparse(&mine, ReduceOp::Sum).unwrap_err();
@@ -296,7 +305,7 @@ fn ranks_that_disagree_all_hear_of_it_and_the_group_goes_on() {
 
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_sent() {
-    ranks(2, &config(), |group| {
+    threads(2, &config(), |group| {
         let tensor = table(&[3], vec![1.0], &[5]);
         for op in [
             ReduceOp::Product,
@@ -336,7 +345,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
 
 #[test]
 fn different_calls_are_told_apart() {
-    let texts = ranks(2, &config(), |group| {
+    let texts = threads(2, &config(), |group| {
         let tensor = table(&[3], vec![1.0], &[5]);
         match group.rank() {
             Rank(0) => group.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap_err().to_string(),
@@ -357,7 +366,7 @@ fn asynchronous_calls_keep_their_order_among_others() {
         let shape = [300, 4];
         let calls = 6;
         let of = |call: u64, rank| contribution(seed * 100 + call, rank, &shape, Pattern::Random);
-        ranks(world, &config(), |group| {
+        threads(world, &config(), |group| {
             let mut rng = Rng(seed * 10 + u64::from(group.rank().0));
             let mut works = Vec::new();
             let mut sums = Vec::new();
@@ -385,7 +394,7 @@ fn asynchronous_calls_keep_their_order_among_others() {
 
 #[test]
 fn a_work_is_a_future_that_says_when_it_is_done() {
-    ranks(2, &config(), |group| {
+    threads(2, &config(), |group| {
         let tensor = table(&[3, 4], vec![1.0, 2.0], &[5]);
         let mut work = group.all_reduce_sparse_async(tensor, ReduceOp::Sum);
         assert_eq!(work.operation().name(), "all_reduce_sparse");
@@ -422,7 +431,7 @@ fn a_rank_that_does_not_come_is_missed_within_the_call_s_limit() {
     let limit = Duration::from_millis(200);
     let short = Config { timeout: limit, ..Config::default() };
     let begun = std::time::Instant::now();
-    ranks(3, &short, |group| {
+    threads(3, &short, |group| {
         if group.rank() == Rank(2) {
             while begun.elapsed() < 4 * limit {
                 std::thread::yield_now();
@@ -441,4 +450,60 @@ fn a_rank_that_does_not_come_is_missed_within_the_call_s_limit() {
             "{text}"
         );
     });
+}
+
+/// Rows of two ranks or more, and how they lie: several stages, equal and unequal, and tails.
+fn large(seed: u64, rank: u32) -> SparseTensor {
+    let mut rng = Rng(seed * 31 + u64::from(rank) + 1);
+    let columns = [64, 100, 3][seed as usize % 3];
+    let rows = match seed % 4 {
+        // About as many on each rank.
+        0 => 9000 + rng.below(100),
+        // Far more on one.
+        1 if rank == 0 => 20_000,
+        1 => 50,
+        2 => 5000,
+        _ => 700 * rank as usize,
+    };
+    let positions = 200_000;
+    let keys: Vec<i64> = match seed % 4 {
+        // Each in a range of its own.
+        2 => (0..rows).map(|at| (rank as usize * 20_000 + at * 3) as i64).collect(),
+        _ => (0..rows).map(|_| rng.below(positions) as i64).collect(),
+    };
+    let values = (0..rows * columns).map(|_| rng.below(9) as f32 - 4.0).collect();
+    table(&keys, values, &[positions, columns])
+}
+
+#[test]
+fn large_sums_between_processes_are_right_over_tcp_and_in_shared_memory() {
+    if worker().is_some() {
+        let group = ProcessGroup::from_env().unwrap();
+        let asked = std::env::var("ALLHANDS_TRANSPORT").unwrap();
+        assert_eq!(group.shares_memory(), asked == "auto" && cfg!(target_os = "linux"));
+        let mut sum = SparseTensor::empty(DType::F32, &[1], 1).unwrap();
+        for seed in 0..12 {
+            let all: Vec<_> = (0..group.world_size()).map(|rank| large(seed, rank)).collect();
+            let mine = &all[group.rank().index()];
+            group.all_reduce_sparse_into(mine, &mut sum, ReduceOp::Sum).unwrap();
+            assert!(by_position(&sum) == naive(&all), "seed {seed}");
+            let work = group.all_reduce_sparse_async(mine.duplicate(), ReduceOp::Sum);
+            assert!(bits(&work.wait().unwrap()) == bits(&sum), "seed {seed}, asynchronously");
+            // Without duplicates, and in order.
+            let sorted = mine.duplicate().coalesce().unwrap();
+            let again = group.all_reduce_sparse(&sorted, ReduceOp::Sum).unwrap();
+            assert!(bits(&again) == bits(&sum), "seed {seed}, coalesced");
+        }
+        return;
+    }
+    let name = "large_sums_between_processes_are_right_over_tcp_and_in_shared_memory";
+    for world in [2, 3] {
+        for transport in ["tcp", "auto"] {
+            let folder = tempfile::tempdir().unwrap();
+            let more = [("ALLHANDS_TRANSPORT", transport)];
+            let ranks = Ranks::start(name, world, free_port(), folder.path(), &more);
+            let ended = ranks.join(Duration::from_secs(120));
+            assert!(ended.iter().all(|&well| well), "{transport}, world {world}: {ended:?}");
+        }
+    }
 }

@@ -31,14 +31,16 @@ impl Call<'_> {
             dtype: self.layout.dtype(),
             shape: vec![cards.len(), most, row],
         };
-        let mut stage = self.memory(stage_len.ok_or_else(too_large).and_then(keys::bytes))?;
+        let lanes = &self.group.lanes;
+        let stage = stage_len.ok_or_else(too_large).and_then(|len| lanes.stage(len));
+        let mut whole_stage = self.memory(stage)?;
         let mut adder = RowAdder::new(self.layout.dtype(), row, cards.len());
         let mut counts = vec![0; cards.len()];
         let (mut at, mut own, mut written) = (0, 0, 0);
         while at < merge.len() {
             let end = merge.part(at, most, &mut counts);
             let blocks = self.blocks(&counts, row);
-            let stage = &mut keys::of(&mut stage)[..blocks.total()];
+            let stage = &mut keys::of(&mut whole_stage)[..blocks.total()];
             order.pack(
                 tensor,
                 own..own + counts[me],
@@ -51,6 +53,7 @@ impl Call<'_> {
             own += counts[me];
             at = end;
         }
+        self.group.lanes.keep(whole_stage);
         Ok(sum.finish())
     }
 

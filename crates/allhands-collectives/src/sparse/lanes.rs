@@ -5,16 +5,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use allhands_tensor::{Tensor, TensorError};
+
 use crate::primitive::{Condvar, Mutex, lock, wait};
 
 /// Sparse calls of a group that may be under way at the same time.
 pub(crate) const SPARSE_MAX: usize = 256;
+
+/// Bytes of a stage that is kept for the next call. Zeroing fresh memory would cost a small call a tenth of its time.
+const STAGE_KEPT: usize = 8 * 1024 * 1024;
 
 /// Who is under way, by channel.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     state: Mutex<State>,
     moved: Condvar,
+    /// What the last call needed for its stage.
+    stage: Mutex<Option<Tensor>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +56,23 @@ impl Lanes {
             None => state.lanes.push((channel, VecDeque::from([number]))),
         }
         Some(Place { lanes: self.clone(), channel, number })
+    }
+}
+
+impl Lanes {
+    /// At least `len` bytes, which hold anything.
+    pub(crate) fn stage(&self, len: usize) -> Result<Tensor, TensorError> {
+        match lock(&self.stage).take() {
+            Some(stage) if stage.byte_len() >= len => Ok(stage),
+            _ => super::keys::bytes(len),
+        }
+    }
+
+    /// Takes a stage back.
+    pub(crate) fn keep(&self, stage: Tensor) {
+        if stage.byte_len() <= STAGE_KEPT {
+            *lock(&self.stage) = Some(stage);
+        }
     }
 }
 
