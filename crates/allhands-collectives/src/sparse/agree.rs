@@ -93,7 +93,7 @@ impl Card {
         let fits = *mark == MARK
             && *rows <= layout.positions()
             && *rows <= allhands_tensor::sparse::ROWS_MAX as u64
-            && (*rows == 0 || *last < layout.positions())
+            && (if *rows == 0 { *last == 0 } else { *last < layout.positions() })
             && samples.is_sorted()
             && samples[SAMPLES - 1] <= *last;
         fits.then_some(Self { layout, manner, rows: *rows, last: *last, hash: *hash, samples })
@@ -234,6 +234,26 @@ mod tests {
             assert_eq!(Card::read(&words[1..]), None);
         }
         assert!(!card(&[9], &[1, 2]).same_keys(&card(&[9], &[1, 3])));
+    }
+
+    #[test]
+    fn words_that_anybody_may_have_sent_do_no_harm() {
+        let honest = card(&[1000, 3], &[3, 7, 8, 100]);
+        let mut state = 7_u64;
+        for _ in 0..20_000 {
+            let mut words = [0; WORDS];
+            honest.write(&mut words);
+            for _ in 0..3 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (state >> 40) as usize % WORDS;
+                words[at] =
+                    [0, 1, state, state >> 52, u64::MAX, 1 << 32][(state >> 33) as usize % 6];
+            }
+            if let Some(read) = Card::read(&words) {
+                assert!(read.points().is_sorted(), "{words:?}");
+                let _ = sides(&[read, honest.clone()], true);
+            }
+        }
     }
 
     #[test]

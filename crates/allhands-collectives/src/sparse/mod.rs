@@ -72,6 +72,10 @@ const STAGE_ALL: usize = 64 * 1024 * 1024;
 /// equal blocks go the shortest way.
 const FILL_UP: usize = 64 * 1024;
 
+/// Parts of four that unequal blocks have to fill of equal ones to be sent as such there: a byte through a ring costs about two,
+/// and one more copy for each further reader.
+const FILLED_QUARTERS: usize = 3;
+
 /// The steps of a sparse call. The numbers ride in fingerprints, so they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -217,7 +221,7 @@ impl<'a> Call<'a> {
         let full = equal.saturating_mul(rows.len());
         let small = full.saturating_mul(bytes) <= FILL_UP;
         let even = rows.iter().all(|&count| count == most);
-        if even || self.on_board() && (small || sum >= full / 10 * 9) {
+        if even || self.on_board() && (small || sum >= full / 4 * FILLED_QUARTERS) {
             let begins = (0..=rows.len()).map(|rank| rank * equal * bytes).collect();
             return Blocks { counts: Counts::Equal((equal * bytes) as u64), begins };
         }
