@@ -546,6 +546,7 @@ impl Error {
             | Self::Timeout { context, .. }
             | Self::Aborted { context, .. }
             | Self::HookPanicked { context, .. }
+            | Self::DriverPanicked { context, .. }
             | Self::Protocol { context, .. } => {
                 context.elapsed = elapsed;
                 context.limit = limit;
