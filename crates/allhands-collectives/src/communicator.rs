@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use allhands_engine::flat::BOARD_CHANNEL;
-use allhands_engine::{GroupKey, GroupSpec, PointSubmission, Refusal, Space, Storage, Submission};
+use allhands_engine::{
+    GroupKey, GroupSpec, PointSubmission, Refusal, SHORT_MESSAGE_MAX, ShortMessage, Space, Storage,
+    Submission,
+};
 use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_tensor::lend::{LendScope, lend_scope};
 use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
@@ -16,7 +19,7 @@ use crate::cell::{Cell, Outcome};
 use crate::core::{Begin, Call, Medium};
 use crate::error::{Error, Invalid, Who};
 use crate::inline::{Caller, Ended};
-use crate::memory::{Borrowed, PIECES, Pieces, Slices};
+use crate::memory::{Borrowed, Pieces, Slices};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
 use crate::pending::{Pending, judge};
@@ -328,12 +331,12 @@ impl Communicator {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn run<'a>(
+    pub fn run<'i, 'o>(
         &self,
         spec: &Spec,
         options: &CallOptions,
-        inputs: impl IntoIterator<Item = &'a [u8]>,
-        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+        inputs: impl IntoIterator<Item = &'i [u8]>,
+        outputs: impl IntoIterator<Item = &'o mut [u8]>,
     ) -> Result<(), Error> {
         let (mut inputs, mut outputs) = (inputs.into_iter().fuse(), outputs.into_iter().fuse());
         let (input, output) = (inputs.next(), outputs.next());
@@ -347,23 +350,24 @@ impl Communicator {
                 return ended;
             }
         }
-        self.run_pieces(
-            spec,
-            options,
-            input.into_iter().chain(more_input).chain(inputs).collect(),
-            output.into_iter().chain(more_output).chain(outputs).collect(),
-        )
+        // One by one, since the two lists live for different times.
+        let mut pieces = Pieces { inputs: SmallVec::new(), outputs: SmallVec::new() };
+        for input in input.into_iter().chain(more_input).chain(inputs) {
+            pieces.inputs.push(input);
+        }
+        for output in output.into_iter().chain(more_output).chain(outputs) {
+            pieces.outputs.push(output);
+        }
+        self.run_pieces(spec, options, pieces)
     }
 
     /// As [`Communicator::run`], for what is in several pieces or has to wait for others.
-    fn run_pieces<'a>(
+    fn run_pieces(
         &self,
         spec: &Spec,
         options: &CallOptions,
-        inputs: SmallVec<[&'a [u8]; PIECES]>,
-        outputs: SmallVec<[&'a mut [u8]; PIECES]>,
+        mut pieces: Pieces<'_>,
     ) -> Result<(), Error> {
-        let mut pieces = Pieces { inputs, outputs };
         let single = pieces.inputs.len() <= 1 && pieces.outputs.len() <= 1;
         if !single && let Some(ended) = self.inline(spec, options, &mut pieces) {
             return ended;
@@ -445,19 +449,13 @@ impl Communicator {
         storage: Storage,
     ) -> Begin {
         let buffer = Space::single(storage);
-        let whole = Descriptor {
-            op: Operation::Message.code(),
-            dtype: message.dtype.code(),
-            count: (buffer.len() / message.dtype.size()) as u64,
-            label: Text::new(&options.label),
-            ..Descriptor::default()
-        };
+        let count = (buffer.len() / message.dtype.size()) as u64;
+        let whole = Descriptor { count, ..describe_message(message, options) };
         let now = Instant::now();
         let submission = PointSubmission {
             peer: message.peer,
             tag: message.tag,
             descriptor: whole,
-            // Lengths are compared message by message, so that the error can tell both.
             fingerprint: Descriptor { count: 0, ..whole }.fingerprint(),
             buffer,
             submitted: now,
@@ -467,6 +465,13 @@ impl Communicator {
             Side::Send => Begin::Send(submission),
             Side::Recv => Begin::Recv(submission),
         }
+    }
+
+    /// A message as it goes without an operation.
+    fn short(&self, message: &Message, options: &CallOptions) -> ShortMessage {
+        let Message { peer, tag, .. } = *message;
+        let fingerprint = describe_message(message, options).fingerprint();
+        ShortMessage { peer, tag, fingerprint }
     }
 
     fn run_point(
@@ -514,6 +519,12 @@ impl Communicator {
         bytes: &[u8],
     ) -> Result<(), Error> {
         self.check_peer("destination", message.peer)?;
+        let short = || self.short(message, options);
+        if bytes.len() <= SHORT_MESSAGE_MAX
+            && self.mesh.shared().send_short(self.key, &short(), bytes)
+        {
+            return Ok(());
+        }
         lend_scope(|scope| {
             self.run_point(Side::Send, message, options, Storage::Lent(scope.lend(bytes)))
         })
@@ -530,6 +541,12 @@ impl Communicator {
         bytes: &mut [u8],
     ) -> Result<(), Error> {
         self.check_peer("source", message.peer)?;
+        let short = || self.short(message, options);
+        if bytes.len() <= SHORT_MESSAGE_MAX
+            && self.mesh.shared().recv_short(self.key, &short(), bytes)
+        {
+            return Ok(());
+        }
         lend_scope(|scope| {
             self.run_point(Side::Recv, message, options, Storage::LentMut(scope.lend_mut(bytes)))
         })
@@ -658,6 +675,16 @@ impl<'env> Scope<'_, 'env> {
         let storage = Storage::LentMut(self.lend.lend_mut(bytes));
         let pending = self.communicator.start_point(Side::Recv, message, options, storage);
         self.pending.borrow_mut().push(pending);
+    }
+}
+
+/// A message, apart from its length: that is compared message by message, so that the error can tell both.
+fn describe_message(message: &Message, options: &CallOptions) -> Descriptor {
+    Descriptor {
+        op: Operation::Message.code(),
+        dtype: message.dtype.code(),
+        label: Text::new(&options.label),
+        ..Descriptor::default()
     }
 }
 

@@ -314,6 +314,11 @@ impl Core {
         got
     }
 
+    /// Tries one peer.
+    pub(crate) fn receive_from(&mut self, peer: Peer) -> usize {
+        self.links.receive(peer, &mut EnginePort(&mut self.engine))
+    }
+
     /// Serves whichever peers are ready, sleeping up to `timeout` for one.
     pub(crate) fn poll(&mut self, timeout: Option<Duration>) -> usize {
         self.links.poll(timeout, &mut EnginePort(&mut self.engine))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use allhands_engine::flat::{FlatCall, FlatStep, Ticket};
-use allhands_engine::{GroupKey, LoanBase};
+use allhands_engine::{GroupKey, LoanBase, Looked, ShortMessage};
 
 use crate::cell::Cell;
 use crate::communicator::{CallOptions, Spec};
@@ -30,6 +30,9 @@ const YIELDS_PER_LOOK: u32 = 16;
 /// How long a call waits before it becomes an operation of the engine. Short against every deadline and every
 /// answer to a failure, long against what a partner that runs needs.
 const ENLIST_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Looks for a short message before its receive becomes an operation. Each is a system call where it comes over a socket.
+const LOOKS_FOR_MESSAGE: u32 = 200;
 
 /// How a call on the calling thread ended.
 pub(crate) enum Ended {
@@ -101,6 +104,59 @@ impl Shared {
         let ended = self.run_recipe(&mut core, caller, &recipe, memory);
         core.recipe = Some((caller.group, recipe));
         ended
+    }
+
+    /// Sends a short message on the calling thread. `false`, and nothing done, if it has to go the ordinary way.
+    pub(crate) fn send_short(&self, group: GroupKey, message: &ShortMessage, bytes: &[u8]) -> bool {
+        if !self.try_take_seat() {
+            return false;
+        }
+        let mut core = self.sit();
+        if self.has_calls() {
+            return false;
+        }
+        let Some(peer) = core.engine.send_short(group, message, bytes) else { return false };
+        core.flush();
+        if core.engine.has_outgoing(peer) {
+            // The link has no room: whoever drives next goes on with it, the service thread if nobody else does.
+            self.finish_step(&mut core);
+        }
+        true
+    }
+
+    /// Receives a short message on the calling thread, if it comes at once. `false`, and nothing taken, if not.
+    pub(crate) fn recv_short(
+        &self,
+        group: GroupKey,
+        message: &ShortMessage,
+        target: &mut [u8],
+    ) -> bool {
+        if !self.try_take_seat() {
+            return false;
+        }
+        let mut core = self.sit();
+        let Some(peer) = core.engine.short_source(group, message.peer) else { return false };
+        let most = if self.crowded { LOOKS_CROWDED } else { LOOKS_FOR_MESSAGE };
+        let mut taken = false;
+        for _ in 0..most {
+            if self.has_calls() {
+                break;
+            }
+            match core.engine.recv_short(group, message, target) {
+                Looked::Absent => {}
+                looked => {
+                    taken = looked == Looked::Taken;
+                    break;
+                }
+            }
+            if core.receive_from(peer) == 0 {
+                std::hint::spin_loop();
+            }
+        }
+        // What else has come may have an answer.
+        core.flush();
+        self.finish_step(&mut core);
+        taken
     }
 
     #[inline]

@@ -6,7 +6,7 @@ use allhands_engine::flat::Memory;
 use smallvec::SmallVec;
 
 /// Pieces of a buffer that are kept without heap memory: a list with an entry for each rank of a small world.
-pub(crate) const PIECES: usize = 8;
+const PIECES: usize = 8;
 
 /// Buffers of a caller that waits.
 pub(crate) trait Borrowed: Memory {

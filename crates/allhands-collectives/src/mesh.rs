@@ -438,7 +438,7 @@ impl Shared {
     }
 
     /// Delivers what has ended and hands control frames to the service thread.
-    fn finish_step(&self, core: &mut Core) {
+    pub(crate) fn finish_step(&self, core: &mut Core) {
         let delivered = core.deliver();
         let unattended = core.engine.pending() + usize::from(core.engine.is_restless());
         // Only who drives writes it; a store that changes nothing would cost a full barrier in each idle pass.

@@ -9,7 +9,7 @@ use allhands_collectives::{
 };
 use allhands_engine::GroupSpec;
 use allhands_plan::{Algorithm, Rank, Shape};
-use allhands_tensor::{DType, ReduceOp};
+use allhands_tensor::{DType, ReduceOp, Tensor};
 use allhands_transport::local;
 use allhands_wire::Peer;
 
@@ -141,4 +141,63 @@ fn a_panic_in_a_scope_breaks_the_group_at_once() {
         assert_eq!(error.ranks(), [allhands_plan::Rank(0)]);
     });
     assert!(begun.elapsed() < Duration::from_secs(60), "the timeout was waited for");
+}
+
+/// Short messages go their own way, long ones and asynchronous ones another: their order is that of the sends.
+#[test]
+fn messages_keep_their_order_whichever_way_they_go() {
+    const LENGTHS: [usize; 6] = [0, 1, 8, 1024, 1025, 100_000];
+    for seed in 1..=20_u64 {
+        let mut state = seed;
+        let mut draw = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        // Tag, length, and whether either side waits.
+        let plan: Vec<(u32, usize, bool, bool)> = (0..60)
+            .map(|_| {
+                let (tag, len) = (draw(2) as u32, LENGTHS[draw(6) as usize]);
+                (tag, len, draw(2) == 0, draw(2) == 0)
+            })
+            .collect();
+        on_ranks(2, |group| {
+            let peer = Rank(1 - group.rank().0);
+            let fill = |index: usize, len: usize| vec![index as u8; len];
+            let mut pending = Vec::new();
+            for (index, &(tag, len, sender_waits, receiver_waits)) in plan.iter().enumerate() {
+                let message = Message { peer, tag, dtype: DType::U8 };
+                let tensor = |bytes: Vec<u8>| Tensor::from_vec(bytes);
+                if group.rank() == Rank(0) {
+                    if sender_waits && receiver_waits {
+                        group.send(&message, &options(), &fill(index, len)).unwrap();
+                    } else {
+                        let work = group.start_send(&message, &options(), tensor(fill(index, len)));
+                        pending.push((index, work));
+                    }
+                } else if receiver_waits {
+                    let mut bytes = vec![255; len];
+                    group.recv(&message, &options(), &mut bytes).unwrap();
+                    assert_eq!(bytes, fill(index, len), "seed {seed}, message {index}");
+                } else {
+                    let work = group.start_recv(&message, &options(), tensor(vec![255; len]));
+                    pending.push((index, work));
+                }
+            }
+            for (index, work) in pending {
+                let (ended, buffers) = work.wait();
+                ended.unwrap();
+                if group.rank() == Rank(1) {
+                    let bytes = &buffers.outputs[0];
+                    let len = plan[index].1;
+                    assert_eq!(
+                        bytes.as_slice::<u8>().unwrap(),
+                        fill(index, len),
+                        "seed {seed}, message {index}"
+                    );
+                }
+            }
+        });
+    }
 }

@@ -283,6 +283,7 @@ impl Engine {
         };
         self.groups.iter().flatten().any(unsettled)
             || self.peers.iter().any(|peer| peer.left && !peer.closed)
+            || self.holds_copies()
     }
 
     /// The cause for which a group has failed.
@@ -485,7 +486,7 @@ impl Engine {
     /// Whether an operation in flight still has something for other ranks: all but receives have.
     #[must_use]
     pub fn is_owing(&self) -> bool {
-        self.ops_in_flight().any(|op| !matches!(op.body, Body::Recv(..)))
+        self.holds_copies() || self.ops_in_flight().any(|op| !matches!(op.body, Body::Recv(..)))
     }
 
     /// Tells every peer on its control connection that this rank leaves.

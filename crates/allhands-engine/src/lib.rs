@@ -43,6 +43,7 @@ pub use failure::ControlOut;
 pub use footprint::Footprint;
 pub use op::{LoanBase, OpKey, PointSubmission, Prepared, Submission};
 pub use outbound::{POINT_CHANNEL, Slices};
+pub use point::{Looked, SHORT_MESSAGE_MAX, ShortMessage};
 
 /// The examples of the README.
 #[cfg(doctest)]

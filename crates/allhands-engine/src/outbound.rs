@@ -61,6 +61,8 @@ pub(crate) enum Payload {
         op: OpKey,
         descriptor: [u8; LOAN_LEN],
     },
+    /// A copy of a short message, whose sender has gone on.
+    Copy(Vec<u8>),
     /// The operation ended while its frame was half written: the stream must stay in step.
     Zeros,
 }
@@ -84,7 +86,7 @@ impl Frame {
     pub(crate) fn op(&self) -> Option<OpKey> {
         match self.payload {
             Payload::Operation { op, .. } | Payload::Loan { op, .. } => Some(op),
-            Payload::None | Payload::Zeros => None,
+            Payload::None | Payload::Copy(_) | Payload::Zeros => None,
         }
     }
 
@@ -111,6 +113,8 @@ pub(crate) struct Outbound {
     pub(crate) eager: usize,
     /// The same for point-to-point messages.
     pub(crate) point_eager: usize,
+    /// Frames in `frames` that hold copies.
+    pub(crate) copies: usize,
     /// Point-to-point messages announced, not granted and not finished.
     pub(crate) point_announced: usize,
     /// In the engine's list of peers with something to send.
@@ -121,6 +125,7 @@ impl Outbound {
     pub(crate) fn push_frame(&mut self, header: &Header, payload: Payload) {
         let len = header.payload_len as usize;
         self.framed += len;
+        self.copies += usize::from(matches!(payload, Payload::Copy(_)));
         self.frames.push_back(Frame {
             header: header.encode(),
             header_sent: 0,
@@ -225,6 +230,7 @@ impl Engine {
                 let run: &[u8] = match &frame.payload {
                     Payload::None => &[],
                     Payload::Loan { descriptor, .. } => &descriptor[from..],
+                    Payload::Copy(bytes) => &bytes[from..],
                     Payload::Zeros => &ZEROS[..ZEROS.len().min(frame.len - from)],
                     Payload::Operation { op, at, offset } => match this.op(*op) {
                         Some(state) => {
@@ -262,8 +268,13 @@ impl Engine {
             }
             let Some(frame) = out.frames.pop_front() else { return };
             out.framed -= frame.len;
-            if let Payload::Operation { op, at, .. } = frame.payload {
-                self.part_moved(op, at, frame.len);
+            match frame.payload {
+                Payload::Operation { op, at, .. } => self.part_moved(op, at, frame.len),
+                Payload::Copy(bytes) => {
+                    out.copies -= 1;
+                    self.spare.keep_held(bytes);
+                }
+                Payload::None | Payload::Loan { .. } | Payload::Zeros => {}
             }
         }
     }

@@ -3,6 +3,8 @@
 //! A short message travels at once and waits in a bounded pool if nobody has asked for it. A long one
 //! sends its beginning; the rest follows when the receiver has matched it and says so.
 
+mod short;
+
 use std::collections::VecDeque;
 
 use allhands_plan::Rank;
@@ -15,6 +17,8 @@ use crate::failure::Health;
 use crate::inbound::Place;
 use crate::op::{Body, OpKey, OpState, PartAt, PointSubmission};
 use crate::outbound::{ANNOUNCE, EAGER, GRANT, Message, POINT_CHANNEL};
+
+pub use short::{Looked, SHORT_MESSAGE_MAX, ShortMessage};
 
 /// Messages to and from one rank.
 #[derive(Debug, Default)]
