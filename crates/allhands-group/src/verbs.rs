@@ -3,6 +3,7 @@
 use allhands_collectives::{Invalid, Message, Operation, Spec};
 use allhands_plan::{Counts, Own, Rank, Shape};
 use allhands_tensor::{DType, ReduceOp, Tensor, TensorMut, TensorRef};
+use smallvec::SmallVec;
 
 use crate::error::Error;
 use crate::group::ProcessGroup;
@@ -26,6 +27,9 @@ pub(crate) fn length(
 pub(crate) fn entries(list: &'static str, found: usize, expected: usize) -> Check<()> {
     if found == expected { Ok(()) } else { Err(Invalid::Entries { list, found, expected }) }
 }
+
+/// A list with an entry for each rank, without an allocation in small worlds.
+type List<T> = SmallVec<[T; 8]>;
 
 /// What the entries of a list have in common.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +76,15 @@ pub(crate) type Facts = (DType, usize);
 /// A borrowed input: as it lies in memory if it is contiguous, else a packed copy.
 enum Input<'a> {
     Borrowed(&'a [u8]),
-    Packed(Tensor),
+    /// Boxed, since lists of inputs are moved, and copies are rare.
+    Packed(Box<Tensor>),
 }
 
 impl<'a> Input<'a> {
     fn of(view: &TensorRef<'a>) -> Self {
         match view.as_bytes() {
             Ok(bytes) => Self::Borrowed(bytes),
-            Err(_) => Self::Packed(view.to_tensor()),
+            Err(_) => Self::Packed(Box::new(view.to_tensor())),
         }
     }
 
@@ -114,11 +119,11 @@ impl ProcessGroup {
         Err(Invalid::Rank { what, rank, world_size })
     }
 
-    fn run<'a>(
+    fn run<'i, 'o>(
         &self,
         spec: &Spec,
-        inputs: impl IntoIterator<Item = &'a [u8]>,
-        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+        inputs: impl IntoIterator<Item = &'i [u8]>,
+        outputs: impl IntoIterator<Item = &'o mut [u8]>,
     ) -> Result<(), Error> {
         self.inner.communicator.run(spec, &self.options, inputs, outputs).map_err(Error::from)
     }
@@ -266,12 +271,12 @@ impl ProcessGroup {
         let input = input.into();
         let prepared = (|| {
             self.check_root(root)?;
-            let outputs: Vec<TensorMut<'a>> = outputs.into_iter().map(Into::into).collect();
-            self.root_list("outputs", outputs.len(), root)?;
             if self.rank() != root {
-                return Ok(Vec::new());
+                self.root_list("outputs", outputs.into_iter().count(), root)?;
+                return Ok(List::new());
             }
-            let (outputs, lens) = self.list("outputs", input.dtype(), outputs)?;
+            let (outputs, lens) =
+                self.list("outputs", input.dtype(), outputs).map_err(needed_on_root)?;
             for len in lens {
                 length("an output", len, input.numel(), "as long as the input")?;
             }
@@ -298,12 +303,12 @@ impl ProcessGroup {
         let (dtype, len) = (result.dtype(), result.numel());
         let prepared = (|| {
             self.check_root(root)?;
-            let inputs: Vec<TensorRef<'a>> = inputs.into_iter().map(Into::into).collect();
-            self.root_list("inputs", inputs.len(), root)?;
             if self.rank() != root {
-                return Ok(Vec::new());
+                self.root_list("inputs", inputs.into_iter().count(), root)?;
+                return Ok(List::new());
             }
-            let (inputs, lens) = self.input_list("inputs", dtype, inputs)?;
+            let (inputs, lens) =
+                self.input_list("inputs", dtype, inputs).map_err(needed_on_root)?;
             for found in lens {
                 length("an input", found, len, "as long as the output")?;
             }
@@ -538,17 +543,22 @@ impl ProcessGroup {
         name: &'static str,
         dtype: DType,
         views: impl IntoIterator<Item = M>,
-    ) -> Check<(Vec<&'a mut [u8]>, Vec<usize>)> {
-        let views: Vec<TensorMut<'a>> = views.into_iter().map(Into::into).collect();
-        entries(name, views.len(), self.world_size() as usize)?;
-        let mut lens = Vec::with_capacity(views.len());
-        let mut bytes = Vec::with_capacity(views.len());
+    ) -> Check<(List<&'a mut [u8]>, List<usize>)> {
+        let mut lens = List::new();
+        let mut bytes = List::new();
+        let mut wrong = Ok(());
         for view in views {
-            same_dtype(name, view.dtype(), dtype)?;
+            let view: TensorMut<'a> = view.into();
+            wrong = wrong.and(same_dtype(name, view.dtype(), dtype));
             lens.push(view.numel());
-            bytes.push(contiguous(name, view)?);
+            match contiguous(name, view) {
+                Ok(view) => bytes.push(view),
+                Err(reason) => wrong = wrong.and(Err(reason)),
+            }
         }
-        Ok((bytes, lens))
+        // How many there are is told first.
+        entries(name, lens.len(), self.world_size() as usize)?;
+        wrong.map(|()| (bytes, lens))
     }
 
     fn input_list<'a, R: Into<TensorRef<'a>>>(
@@ -556,14 +566,21 @@ impl ProcessGroup {
         name: &'static str,
         dtype: DType,
         views: impl IntoIterator<Item = R>,
-    ) -> Check<(Vec<Input<'a>>, Vec<usize>)> {
-        let views: Vec<TensorRef<'a>> = views.into_iter().map(Into::into).collect();
-        entries(name, views.len(), self.world_size() as usize)?;
-        for view in &views {
-            same_dtype(name, view.dtype(), dtype)?;
+    ) -> Check<(List<Input<'a>>, List<usize>)> {
+        let mut lens = List::new();
+        let mut inputs = List::new();
+        let mut wrong = Ok(());
+        for view in views {
+            let view: TensorRef<'a> = view.into();
+            wrong = wrong.and(same_dtype(name, view.dtype(), dtype));
+            lens.push(view.numel());
+            if wrong.is_ok() {
+                inputs.push(Input::of(&view));
+            }
         }
-        let lens = views.iter().map(TensorRef::numel).collect();
-        Ok((views.iter().map(Input::of).collect(), lens))
+        // How many there are is told first.
+        entries(name, lens.len(), self.world_size() as usize)?;
+        wrong.map(|()| (inputs, lens))
     }
 
     pub(crate) fn divisible(&self, buffer: &'static str, elements: usize) -> Check<()> {
@@ -600,6 +617,16 @@ impl ProcessGroup {
             (false, 0) => Ok(()),
             (false, _) => Err(Invalid::RootOnly { buffer, rule: OTHERS_MUST_NOT }),
         }
+    }
+}
+
+/// What is wrong with a list that only the root has.
+fn needed_on_root(reason: Invalid) -> Invalid {
+    match reason {
+        Invalid::Entries { list, found: 0, .. } => {
+            Invalid::RootOnly { buffer: list, rule: ROOT_MUST }
+        }
+        other => other,
     }
 }
 
