@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use allhands_engine::flat::BOARD_CHANNEL;
 use allhands_engine::{GroupKey, GroupSpec, PointSubmission, Refusal, Space, Storage, Submission};
 use allhands_plan::{Algorithm, Rank, Shape};
+use allhands_record::{CallMode, FlightRecord};
 use allhands_tensor::lend::{LendScope, lend_scope};
 use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
 use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
@@ -23,6 +24,7 @@ use crate::pending::{Pending, judge};
 use crate::planner::Planner;
 use crate::primitive::{Mutex, lock};
 use crate::recipe::{Recipe, Recipes};
+use crate::record::{Dump, PER_RANK};
 use crate::selection::Selection;
 
 /// How one call differs from the group's defaults.
@@ -123,9 +125,10 @@ impl Communicator {
         let members = spec.members.clone();
         let world = members.len() as u32;
         let at = members.iter().position(|&peer| peer == mesh.me());
-        let (key, medium) = mesh.add_group(spec)?;
         let rank = Rank(at.map_or(0, |at| at as u32));
-        let who = Arc::new(Who { group: name.into(), rank, members });
+        let dump = Dump::new(mesh.me(), mesh.world(), mesh.record_config());
+        let who = Arc::new(Who { group: name.into(), rank, members, dump });
+        let (key, medium) = mesh.add_group(spec, who.clone())?;
         let planner =
             Mutex::new(Planner::new(world, rank, medium, selection.placed(world).cloned()));
         let recipes = Mutex::default();
@@ -184,6 +187,12 @@ impl Communicator {
     /// rank and `why`, on every member.
     pub fn abort(&self, why: impl Into<String>) {
         self.mesh.shared().post(Call::Abort(self.key, Cause::UserAbort, why.into()));
+    }
+
+    /// What this rank did last in the group. Safe from any thread, also while others wait in operations.
+    #[must_use]
+    pub fn flight_record(&self) -> FlightRecord {
+        self.mesh.shared().record(self.key).expand(&self.who)
     }
 
     /// What a call comes down to, from those made lately if it is among them.
@@ -335,7 +344,8 @@ impl Communicator {
         match self.submission(spec, options, input, data) {
             Ok((submission, kept)) => {
                 let begin = Box::new(Begin::Collective(submission));
-                self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
+                let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
+                self.mesh.shared().post(call);
                 Pending { kept, ..self.pending(cell, operation, options) }
             }
             Err(unstarted) => {
@@ -353,6 +363,7 @@ impl Communicator {
             cell,
             operation,
             limit: options.timeout,
+            source: None,
             kept: None,
         }
     }
@@ -412,8 +423,10 @@ impl Communicator {
     ) -> Pending {
         let begin = Box::new(self.point(side, message, options, storage));
         let cell = Arc::new(Cell::default());
-        self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
-        self.pending(cell, Operation::Message, options)
+        let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
+        self.mesh.shared().post(call);
+        let source = matches!(side, Side::Recv).then_some(message.peer);
+        Pending { source, ..self.pending(cell, Operation::Message, options) }
     }
 
     fn check_peer(&self, what: &'static str, rank: Rank) -> Result<(), Error> {
@@ -587,7 +600,7 @@ fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descrip
     let of = |counts: &Counts| match counts {
         Counts::Equal(count) => (*count, 1),
         // Lengths differ by rank on purpose: they are compared message by message.
-        Counts::PerRank(_) => (0, 2),
+        Counts::PerRank(_) => (0, PER_RANK),
     };
     let (count, extra) = match &spec.shape {
         Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {

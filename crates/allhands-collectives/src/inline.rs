@@ -119,17 +119,20 @@ impl Shared {
         let (input, data) = memory.in_one();
         let loan = core.loan(input, data);
         let ticket = core.engine.begin_inline(group, &call.plan, shelf)?;
+        let (sequence, timeout) = (ticket.sequence(), caller.options.timeout);
         let mut run = Running { group, call, loan, ticket, memory };
         if self.spin(core, &mut run) {
             run.finish(core);
+            core.records.ran(group, call, sequence, timeout);
             return Some(Ended::Done);
         }
         let begun = Instant::now();
         if self.crowd(core, &mut run, begun) {
             run.finish(core);
+            core.records.waited(group, call, sequence, timeout, begun);
             return Some(Ended::Done);
         }
-        let deadline = begun.checked_add(caller.options.timeout);
+        let deadline = begun.checked_add(timeout);
         let cell = self.cells.take();
         let key = core.enlist(group, call, &run.ticket, begun, deadline, cell.clone());
         self.drive(core, &cell, None, &mut |core: &mut Core| {

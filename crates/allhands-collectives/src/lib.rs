@@ -18,6 +18,7 @@ mod pending;
 mod planner;
 mod primitive;
 mod recipe;
+mod record;
 mod seat;
 mod selection;
 #[cfg(target_os = "linux")]
@@ -32,11 +33,13 @@ pub use mesh::{Mesh, MeshConfig};
 pub use operation::{CallFacts, Operation};
 pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
+pub use record::{RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig};
 pub use selection::Selection;
 pub use shelf::Board;
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};
+pub use allhands_record::{FlightRecord, RecordError};
 pub use allhands_tensor::{DType, ReduceOp, Tensor};
 pub use allhands_transport::{Control, Links, local};
 pub use allhands_wire::{Cause, Peer};

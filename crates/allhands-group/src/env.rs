@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allhands_collectives::RECORD_ENTRIES_MAX;
 use allhands_plan::{Rank, Table, TableError};
 use allhands_transport::interface::{InterfaceChoice, InterfaceError};
 use allhands_wire::{JobKey, KeyError};
@@ -45,6 +46,12 @@ pub const TABLE: &str = "ALLHANDS_TABLE";
 /// Most bytes of such a file that are read.
 pub const TABLE_BYTES_MAX: u64 = 1 << 20;
 
+/// How many operations the flight record holds; 0 turns it off.
+pub const RECORD_ENTRIES: &str = "ALLHANDS_RECORD_ENTRIES";
+
+/// The folder into which each rank writes its flight record when the group fails.
+pub const RECORD_DIR: &str = "ALLHANDS_RECORD_DIR";
+
 /// Where ranks meet, and who this one is, as the launcher says.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -79,6 +86,10 @@ pub struct Launch {
     pub hierarchy: Option<Hierarchy>,
     /// Which algorithm at which size, if a file was named.
     pub table: Option<Table>,
+    /// How many operations the flight record holds, if it was said.
+    pub record_entries: Option<usize>,
+    /// Where the flight record goes when the group fails, if it was said.
+    pub record_dir: Option<PathBuf>,
 }
 
 /// Who runs the store.
@@ -284,6 +295,8 @@ impl Launch {
             transport: transport(variables)?,
             hierarchy: hierarchy(variables)?,
             table: table(variables)?,
+            record_entries: record_entries(variables)?,
+            record_dir: variables.value(RECORD_DIR).map(PathBuf::from),
         })
     }
 
@@ -358,6 +371,15 @@ fn transport(variables: &impl Variables) -> Result<Option<Transport>, EnvError> 
 fn hierarchy(variables: &impl Variables) -> Result<Option<Hierarchy>, EnvError> {
     let choices = [("auto", Hierarchy::Auto), ("off", Hierarchy::Off)];
     choice(variables, HIERARCHY, &choices, "auto or off")
+}
+
+fn record_entries(variables: &impl Variables) -> Result<Option<usize>, EnvError> {
+    let Some(value) = variables.value(RECORD_ENTRIES) else { return Ok(None) };
+    let expected = "a number of operations up to 1048576";
+    match number(RECORD_ENTRIES, &value, expected)? {
+        entries if entries <= RECORD_ENTRIES_MAX => Ok(Some(entries)),
+        _ => Err(EnvError::Value { variable: RECORD_ENTRIES, value, expected }),
+    }
 }
 
 fn table(variables: &impl Variables) -> Result<Option<Table>, EnvError> {
@@ -451,7 +473,22 @@ mod tests {
         assert!(with("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
         assert!(with("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
         assert!(with("ALLHANDS_HIERARCHY", "on").contains("\"on\" is not auto or off"));
+        assert!(
+            with("ALLHANDS_RECORD_ENTRIES", "-1").contains("\"-1\" is not a number of operations")
+        );
+        assert!(with("ALLHANDS_RECORD_ENTRIES", "1048577").contains("up to 1048576"));
         assert!(with("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
+    }
+
+    #[test]
+    fn the_flight_record_is_as_long_and_goes_where_the_variables_say() {
+        let mut pairs = TORCHRUN.to_vec();
+        let before = launch(&pairs).unwrap();
+        assert_eq!((before.record_entries, before.record_dir), (None, None));
+        pairs.extend([("ALLHANDS_RECORD_ENTRIES", "0"), ("ALLHANDS_RECORD_DIR", "/var/records")]);
+        let said = launch(&pairs).unwrap();
+        assert_eq!(said.record_entries, Some(0));
+        assert_eq!(said.record_dir.as_deref(), Some(std::path::Path::new("/var/records")));
     }
 
     #[test]

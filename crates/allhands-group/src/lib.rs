@@ -20,10 +20,12 @@ mod verbs;
 mod work;
 
 pub use allhands_collectives::{
-    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid, Operation,
-    Refusal, Side,
+    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, FlightRecord,
+    Invalid, Operation, RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig, Refusal, Side,
 };
 pub use allhands_plan::{Algorithm, Determinism, Rank, Table, TableError};
+/// Flight records: what [`ProcessGroup::flight_record`] gives, and what reads and merges them.
+pub use allhands_record as record;
 /// Stores through which ranks meet: what [`ProcessGroup::connect`] takes.
 pub use allhands_store as store;
 pub use allhands_tensor::{DType, Element, ReduceOp, Tensor, TensorMut, TensorRef};
