@@ -12,6 +12,7 @@ use allhands_tensor::lend::{LendScope, lend_scope};
 use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
 use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
 use smallvec::SmallVec;
+use tracing::Span;
 
 use crate::cell::{Cell, Outcome};
 use crate::core::{Begin, Call, Medium};
@@ -26,6 +27,7 @@ use crate::primitive::{Mutex, lock};
 use crate::recipe::{Recipe, Recipes};
 use crate::record::{Dump, PER_RANK};
 use crate::selection::Selection;
+use crate::span;
 
 /// How one call differs from the group's defaults.
 #[derive(Clone, Debug)]
@@ -255,6 +257,7 @@ impl Communicator {
         spec: &Spec,
         options: &CallOptions,
         memory: &mut impl Borrowed,
+        span: Option<&Span>,
     ) -> Option<Result<(), Error>> {
         if self.medium != Medium::Board || options.channel != BOARD_CHANNEL {
             return None;
@@ -262,8 +265,15 @@ impl Communicator {
         let caller =
             Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
         match self.mesh.shared().run_inline(&caller, memory)? {
-            Ended::Done => Some(Ok(())),
-            Ended::InCell(cell) => Some(self.settle(cell, Operation::of(&spec.shape), options)),
+            Ended::Done(sequence) => {
+                if let Some(span) = span {
+                    span::ended(span, Some(sequence), None, &Ok(()));
+                }
+                Some(Ok(()))
+            }
+            Ended::InCell(cell) => {
+                Some(self.settle(cell, Operation::of(&spec.shape), options, span))
+            }
         }
     }
 
@@ -279,6 +289,35 @@ impl Communicator {
         inputs: impl IntoIterator<Item = &'a [u8]>,
         outputs: impl IntoIterator<Item = &'a mut [u8]>,
     ) -> Result<(), Error> {
+        if span::is_on() {
+            return self.run_told(spec, options, inputs, outputs);
+        }
+        self.run_in(spec, options, inputs, outputs, None)
+    }
+
+    /// Runs a collective in a span of its own.
+    #[cold]
+    fn run_told<'a>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+    ) -> Result<(), Error> {
+        let span = span::collective(self, spec, options).entered();
+        self.run_in(spec, options, inputs, outputs, Some(&span))
+    }
+
+    // Always: its arguments are many, and passing them on costs more than what they are for.
+    #[inline(always)]
+    fn run_in<'a>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        outputs: impl IntoIterator<Item = &'a mut [u8]>,
+        span: Option<&Span>,
+    ) -> Result<(), Error> {
         let (mut inputs, mut outputs) = (inputs.into_iter().fuse(), outputs.into_iter().fuse());
         let (input, output) = (inputs.next(), outputs.next());
         let (more_input, more_output) = (inputs.next(), outputs.next());
@@ -287,7 +326,7 @@ impl Communicator {
         if single {
             let data = output.as_deref_mut().unwrap_or(&mut []);
             let mut memory = Slices { input: input.unwrap_or(&[]), data };
-            if let Some(ended) = self.inline(spec, options, &mut memory) {
+            if let Some(ended) = self.inline(spec, options, &mut memory, span) {
                 return ended;
             }
         }
@@ -295,7 +334,7 @@ impl Communicator {
             inputs: input.into_iter().chain(more_input).chain(inputs).collect(),
             outputs: output.into_iter().chain(more_output).chain(outputs).collect(),
         };
-        if !single && let Some(ended) = self.inline(spec, options, &mut pieces) {
+        if !single && let Some(ended) = self.inline(spec, options, &mut pieces, span) {
             return ended;
         }
         let Pieces { inputs, outputs } = pieces;
@@ -307,7 +346,7 @@ impl Communicator {
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = self.mesh.shared().cells.take();
             self.mesh.shared().run(self.key, Begin::Collective(submission), &cell);
-            self.settle(cell, Operation::of(&spec.shape), options)
+            self.settle(cell, Operation::of(&spec.shape), options, span)
         })
     }
 
@@ -316,13 +355,17 @@ impl Communicator {
         cell: Arc<Cell>,
         operation: Operation,
         options: &CallOptions,
+        span: Option<&Span>,
     ) -> Result<(), Error> {
-        let outcome = cell.take();
+        let (outcome, sequence) = (cell.take(), cell.sequence());
         self.mesh.shared().cells.keep(cell);
-        match outcome {
-            Some(outcome) => judge(outcome, &self.who, operation, options.timeout).0,
-            None => Ok(()),
+        let Some(outcome) = outcome else { return Ok(()) };
+        let took = outcome.took();
+        let result = judge(outcome, &self.who, operation, options.timeout).0;
+        if let Some(span) = span {
+            span::ended(span, sequence, took, &result);
         }
+        result
     }
 
     /// Starts a collective on owned tensors.
@@ -341,23 +384,31 @@ impl Communicator {
     fn launch(&self, spec: &Spec, options: &CallOptions, input: Space, data: Space) -> Pending {
         let cell = Arc::new(Cell::default());
         let operation = Operation::of(&spec.shape);
+        let span = span::collective(self, spec, options);
         match self.submission(spec, options, input, data) {
             Ok((submission, kept)) => {
                 let begin = Box::new(Begin::Collective(submission));
                 let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
                 self.mesh.shared().post(call);
-                Pending { kept, ..self.pending(cell, operation, options) }
+                Pending { kept, ..self.pending(cell, operation, options, span) }
             }
             Err(unstarted) => {
                 let Unstarted { error, input, data } = *unstarted;
                 let _nobody_waits_yet = cell.put(Outcome::Invalid(error, input, data));
-                self.pending(cell, operation, options)
+                self.pending(cell, operation, options, span)
             }
         }
     }
 
-    fn pending(&self, cell: Arc<Cell>, operation: Operation, options: &CallOptions) -> Pending {
+    fn pending(
+        &self,
+        cell: Arc<Cell>,
+        operation: Operation,
+        options: &CallOptions,
+        span: Span,
+    ) -> Pending {
         Pending {
+            span,
             mesh: self.mesh.clone(),
             who: self.who.clone(),
             cell,
@@ -408,10 +459,13 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Result<(), Error> {
+        let span = span::message(self, side, message, options, storage.as_bytes());
+        let entered = span.enter();
         let begin = self.point(side, message, options, storage);
         let cell = self.mesh.shared().cells.take();
         self.mesh.shared().run(self.key, begin, &cell);
-        self.settle(cell, Operation::Message, options)
+        drop(entered);
+        self.settle(cell, Operation::Message, options, Some(&span))
     }
 
     fn start_point(
@@ -421,12 +475,13 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Pending {
+        let span = span::message(self, side, message, options, storage.as_bytes());
         let begin = Box::new(self.point(side, message, options, storage));
         let cell = Arc::new(Cell::default());
         let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
         self.mesh.shared().post(call);
         let source = matches!(side, Side::Recv).then_some(message.peer);
-        Pending { source, ..self.pending(cell, Operation::Message, options) }
+        Pending { source, ..self.pending(cell, Operation::Message, options, span) }
     }
 
     fn check_peer(&self, what: &'static str, rank: Rank) -> Result<(), Error> {
@@ -518,7 +573,7 @@ struct Unstarted {
 
 /// This rank's part in a point-to-point message.
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Send,
     Recv,
 }
@@ -595,7 +650,7 @@ impl<'env> Scope<'_, 'env> {
     }
 }
 
-fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
+pub(crate) fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
     use allhands_plan::Counts;
     let of = |counts: &Counts| match counts {
         Counts::Equal(count) => (*count, 1),

@@ -33,8 +33,8 @@ const ENLIST_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// How a call on the calling thread ended.
 pub(crate) enum Ended {
-    /// Well.
-    Done,
+    /// Well, under this number.
+    Done(u64),
     /// It became an operation of the engine, whose outcome is in this cell.
     InCell(Arc<Cell>),
 }
@@ -124,13 +124,13 @@ impl Shared {
         if self.spin(core, &mut run) {
             run.finish(core);
             core.records.ran(group, call, sequence, timeout);
-            return Some(Ended::Done);
+            return Some(Ended::Done(sequence));
         }
         let begun = Instant::now();
         if self.crowd(core, &mut run, begun) {
             run.finish(core);
             core.records.waited(group, call, sequence, timeout, begun);
-            return Some(Ended::Done);
+            return Some(Ended::Done(sequence));
         }
         let deadline = begun.checked_add(timeout);
         let cell = self.cells.take();

@@ -26,6 +26,7 @@ mod shelf;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_shelf.rs"]
 mod shelf;
+mod span;
 
 pub use communicator::{CallOptions, Communicator, DEFAULT_TIMEOUT, Message, Scope, Spec};
 pub use error::{Context, Error, Invalid, Side};

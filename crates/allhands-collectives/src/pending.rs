@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use allhands_engine::{Finished, Refusal, Space, Storage};
 use allhands_plan::Rank;
 use allhands_tensor::Tensor;
+use tracing::Span;
 
 use crate::cell::{Cell, Outcome};
 use crate::error::{Error, Invalid, Who};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
+use crate::span;
 
 /// What an operation was given, back in the caller's hands: inputs and outputs in the order of the call.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ fn tensors(space: Space) -> Vec<Tensor> {
 /// Dropping it before it has ended is safe: the buffers live until no thread and no frame uses them.
 #[derive(Debug)]
 pub struct Pending {
+    /// Open until this is dropped.
+    pub(crate) span: Span,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) who: Arc<Who>,
     pub(crate) cell: Arc<Cell>,
@@ -102,7 +106,9 @@ impl Pending {
     fn take(&mut self) -> (Result<(), Error>, Buffers) {
         match self.cell.take() {
             Some(outcome) => {
+                let took = outcome.took();
                 let (result, input, data) = judge(outcome, &self.who, self.operation, self.limit);
+                span::ended(&self.span, self.cell.sequence(), took, &result);
                 let input = self.kept.take().unwrap_or(input);
                 (result, Buffers { inputs: tensors(input), outputs: tensors(data) })
             }
