@@ -6,6 +6,7 @@
 //! * [`hosts`]: `cargo xtask hosts`, all-reduces on several hosts against what the links allow.
 //! * [`plan`]: `cargo xtask plan`, a plan as text and drawing.
 //! * [`scale`]: `cargo xtask scale`, all-reduces of very many ranks by the cost model.
+//! * [`trace`]: `cargo xtask trace`, flight records of many ranks as one Chrome trace.
 //! * [`tune`]: `cargo xtask tune`, a table of algorithms made by measurement.
 //! * `worker` (feature `worker`): one rank of it, the program `bench-rank`.
 //!
@@ -22,6 +23,7 @@ mod program;
 pub mod scale;
 mod skip;
 mod timing;
+pub mod trace;
 pub mod tune;
 #[cfg(feature = "worker")]
 pub mod worker;

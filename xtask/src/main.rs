@@ -25,6 +25,8 @@ enum Command {
     Plan(xtask::plan::Args),
     /// Model all-reduces of very many ranks, against the bound of rounds and bytes.
     Scale(xtask::scale::Args),
+    /// Merge the flight records of ranks into one Chrome trace, on one clock.
+    Trace(xtask::trace::Args),
     /// Measure every algorithm with local ranks and write the table of the fastest.
     Tune(xtask::tune::Args),
 }
@@ -37,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Command::Hosts(args) => xtask::hosts::main(&args),
         Command::Plan(args) => xtask::plan::main(&args),
         Command::Scale(args) => xtask::scale::main(&args),
+        Command::Trace(args) => xtask::trace::main(&args),
         Command::Tune(args) => xtask::tune::main(&args),
     }
 }

@@ -1,8 +1,9 @@
 //! Where the thread that drives leaves an operation's outcome for the one that asked for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use allhands_engine::{Finished, GroupKey, Refusal, Refused, Space};
 
@@ -13,16 +14,29 @@ use crate::primitive::{Condvar, Mutex, lock, wait};
 /// How an operation ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Finished(Finished),
+    /// With how long it took.
+    Finished(Finished, Duration),
     Refused(Box<Refused>),
     /// The call made no sense; its input and data.
     Invalid(Error, Space, Space),
+}
+
+impl Outcome {
+    /// How long the operation took, if it ran.
+    pub(crate) fn took(&self) -> Option<Duration> {
+        match self {
+            Self::Finished(_, took) => Some(*took),
+            Self::Refused(_) | Self::Invalid(..) => None,
+        }
+    }
 }
 
 /// The meeting point of one operation.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
     done: AtomicBool,
+    /// One more than the operation's number, once it has one.
+    number: AtomicU64,
     outcome: Mutex<Option<Outcome>>,
     waker: Mutex<Option<Waker>>,
 }
@@ -31,6 +45,16 @@ impl Cell {
     /// Whether the outcome is there, or was taken.
     pub(crate) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// The operation has got its number.
+    pub(crate) fn begin(&self, sequence: u64) {
+        self.number.store(sequence + 1, Ordering::Relaxed);
+    }
+
+    /// Number of the operation on its channel, once it has begun.
+    pub(crate) fn sequence(&self) -> Option<u64> {
+        self.number.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Leaves the outcome. Returns the future that waits, to be woken outside the driver's seat.
@@ -80,25 +104,34 @@ impl Cells {
     }
 }
 
-/// Where the thread that drives leaves the key of a new group.
-#[derive(Debug, Default)]
-pub(crate) struct Joined {
-    key: Mutex<Option<Result<(GroupKey, Medium), Refusal>>>,
+/// Where the thread that drives leaves the answer to a call that another thread waits for.
+#[derive(Debug)]
+pub(crate) struct Reply<T> {
+    answer: Mutex<Option<T>>,
     there: Condvar,
 }
 
-impl Joined {
-    pub(crate) fn put(&self, key: Result<(GroupKey, Medium), Refusal>) {
-        *lock(&self.key) = Some(key);
+impl<T> Default for Reply<T> {
+    fn default() -> Self {
+        Self { answer: Mutex::new(None), there: Condvar::new() }
+    }
+}
+
+/// The key of a new group, or why there is none.
+pub(crate) type Joined = Reply<Result<(GroupKey, Medium), Refusal>>;
+
+impl<T> Reply<T> {
+    pub(crate) fn put(&self, answer: T) {
+        *lock(&self.answer) = Some(answer);
         self.there.notify_all();
     }
 
-    /// Waits for the key, for a while. Whoever drives takes calls at every step, so it comes soon.
-    pub(crate) fn wait(&self) -> Option<Result<(GroupKey, Medium), Refusal>> {
-        let mut key = lock(&self.key);
-        if key.is_none() {
-            key = wait(&self.there, key, None);
+    /// Waits for the answer, for a while. Whoever drives takes calls at every step, so it comes soon.
+    pub(crate) fn wait(&self) -> Option<T> {
+        let mut answer = lock(&self.answer);
+        if answer.is_none() {
+            answer = wait(&self.there, answer, None);
         }
-        key.take()
+        answer.take()
     }
 }

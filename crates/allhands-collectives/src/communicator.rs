@@ -10,15 +10,17 @@ use allhands_engine::{
     Submission,
 };
 use allhands_plan::{Algorithm, Rank, Shape};
+use allhands_record::{CallMode, FlightRecord};
 use allhands_tensor::lend::{LendScope, lend_scope};
 use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
 use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
 use smallvec::SmallVec;
+use tracing::Span;
 
 use crate::cell::{Cell, Outcome};
 use crate::core::{Begin, Call, Medium};
 use crate::error::{Error, Invalid, Who};
-use crate::inline::{Caller, Ended};
+use crate::inline::{Caller, Ended, ShortCall};
 use crate::memory::{Borrowed, Pieces, Slices};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
@@ -26,7 +28,9 @@ use crate::pending::{Pending, judge};
 use crate::planner::Planner;
 use crate::primitive::{Mutex, lock};
 use crate::recipe::{Recipe, Recipes};
+use crate::record::{Dump, PER_RANK};
 use crate::selection::Selection;
+use crate::span;
 use crate::sparse::Lanes;
 
 /// How one call differs from the group's defaults.
@@ -157,9 +161,10 @@ impl Communicator {
         let members = spec.members.clone();
         let world = members.len() as u32;
         let at = members.iter().position(|&peer| peer == mesh.me());
-        let (key, medium) = mesh.add_group(spec)?;
         let rank = Rank(at.map_or(0, |at| at as u32));
-        let who = Arc::new(Who { group: name.into(), rank, members });
+        let dump = Dump::new(mesh.me(), mesh.world(), mesh.record_config());
+        let who = Arc::new(Who { group: name.into(), rank, members, dump });
+        let (key, medium) = mesh.add_group(spec, who.clone())?;
         let planner =
             Mutex::new(Planner::new(world, rank, medium, selection.placed(world).cloned()));
         let (recipes, lanes) = (Mutex::default(), Arc::default());
@@ -248,6 +253,12 @@ impl Communicator {
         self.mesh.shared().post(Call::Abort(self.key, Cause::UserAbort, why.into()));
     }
 
+    /// What this rank did last in the group. Safe from any thread, also while others wait in operations.
+    #[must_use]
+    pub fn flight_record(&self) -> FlightRecord {
+        self.mesh.shared().record(self.key).expand(&self.who)
+    }
+
     /// What a call comes down to, from those made lately if it is among them.
     fn recipe(&self, spec: &Spec, options: &CallOptions) -> Result<Arc<Recipe>, Invalid> {
         if let Some(recipe) = lock(&self.recipes).find(spec, options) {
@@ -314,6 +325,7 @@ impl Communicator {
         spec: &Spec,
         options: &CallOptions,
         memory: &mut impl Borrowed,
+        span: Option<&Span>,
     ) -> Option<Result<(), Error>> {
         if self.medium != Medium::Board || options.channel != BOARD_CHANNEL {
             return None;
@@ -321,8 +333,13 @@ impl Communicator {
         let caller =
             Caller { group: self.key, spec, options, recipe: &|| self.recipe(spec, options).ok() };
         match self.mesh.shared().run_inline(&caller, memory)? {
-            Ended::Done => Some(Ok(())),
-            Ended::InCell(cell) => Some(self.settle(cell, spec.operation(), options)),
+            Ended::Done(sequence) => {
+                if let Some(span) = span {
+                    span::ended(span, Some(sequence), None, &Ok(()));
+                }
+                Some(Ok(()))
+            }
+            Ended::InCell(cell) => Some(self.settle(cell, spec.operation(), options, span)),
         }
     }
 
@@ -338,6 +355,35 @@ impl Communicator {
         inputs: impl IntoIterator<Item = &'i [u8]>,
         outputs: impl IntoIterator<Item = &'o mut [u8]>,
     ) -> Result<(), Error> {
+        if span::is_on() {
+            return self.run_told(spec, options, inputs, outputs);
+        }
+        self.run_in(spec, options, inputs, outputs, None)
+    }
+
+    /// Runs a collective in a span of its own.
+    #[cold]
+    fn run_told<'i, 'o>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'i [u8]>,
+        outputs: impl IntoIterator<Item = &'o mut [u8]>,
+    ) -> Result<(), Error> {
+        let span = span::collective(self, spec, options).entered();
+        self.run_in(spec, options, inputs, outputs, Some(&span))
+    }
+
+    // Always: its arguments are many, and passing them on costs more than what they are for.
+    #[inline(always)]
+    fn run_in<'i, 'o>(
+        &self,
+        spec: &Spec,
+        options: &CallOptions,
+        inputs: impl IntoIterator<Item = &'i [u8]>,
+        outputs: impl IntoIterator<Item = &'o mut [u8]>,
+        span: Option<&Span>,
+    ) -> Result<(), Error> {
         let (mut inputs, mut outputs) = (inputs.into_iter().fuse(), outputs.into_iter().fuse());
         let (input, output) = (inputs.next(), outputs.next());
         let (more_input, more_output) = (inputs.next(), outputs.next());
@@ -346,7 +392,7 @@ impl Communicator {
         if single {
             let data = output.as_deref_mut().unwrap_or(&mut []);
             let mut memory = Slices { input: input.unwrap_or(&[]), data };
-            if let Some(ended) = self.inline(spec, options, &mut memory) {
+            if let Some(ended) = self.inline(spec, options, &mut memory, span) {
                 return ended;
             }
         }
@@ -358,7 +404,7 @@ impl Communicator {
         for output in output.into_iter().chain(more_output).chain(outputs) {
             pieces.outputs.push(output);
         }
-        self.run_pieces(spec, options, pieces)
+        self.run_pieces(spec, options, pieces, span)
     }
 
     /// As [`Communicator::run`], for what is in several pieces or has to wait for others.
@@ -367,9 +413,10 @@ impl Communicator {
         spec: &Spec,
         options: &CallOptions,
         mut pieces: Pieces<'_>,
+        span: Option<&Span>,
     ) -> Result<(), Error> {
         let single = pieces.inputs.len() <= 1 && pieces.outputs.len() <= 1;
-        if !single && let Some(ended) = self.inline(spec, options, &mut pieces) {
+        if !single && let Some(ended) = self.inline(spec, options, &mut pieces, span) {
             return ended;
         }
         let Pieces { inputs, outputs } = pieces;
@@ -381,7 +428,7 @@ impl Communicator {
                 self.submission(spec, options, input, data).map_err(|unstarted| unstarted.error)?;
             let cell = self.mesh.shared().cells.take();
             self.mesh.shared().run(self.key, Begin::Collective(submission), &cell);
-            self.settle(cell, spec.operation(), options)
+            self.settle(cell, spec.operation(), options, span)
         })
     }
 
@@ -390,13 +437,17 @@ impl Communicator {
         cell: Arc<Cell>,
         operation: Operation,
         options: &CallOptions,
+        span: Option<&Span>,
     ) -> Result<(), Error> {
-        let outcome = cell.take();
+        let (outcome, sequence) = (cell.take(), cell.sequence());
         self.mesh.shared().cells.keep(cell);
-        match outcome {
-            Some(outcome) => judge(outcome, &self.who, operation, options.timeout).0,
-            None => Ok(()),
+        let Some(outcome) = outcome else { return Ok(()) };
+        let took = outcome.took();
+        let result = judge(outcome, &self.who, operation, options.timeout).0;
+        if let Some(span) = span {
+            span::ended(span, sequence, took, &result);
         }
+        result
     }
 
     /// Starts a collective on owned tensors.
@@ -415,27 +466,37 @@ impl Communicator {
     fn launch(&self, spec: &Spec, options: &CallOptions, input: Space, data: Space) -> Pending {
         let cell = Arc::new(Cell::default());
         let operation = spec.operation();
+        let span = span::collective(self, spec, options);
         match self.submission(spec, options, input, data) {
             Ok((submission, kept)) => {
                 let begin = Box::new(Begin::Collective(submission));
-                self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
-                Pending { kept, ..self.pending(cell, operation, options) }
+                let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
+                self.mesh.shared().post(call);
+                Pending { kept, ..self.pending(cell, operation, options, span) }
             }
             Err(unstarted) => {
                 let Unstarted { error, input, data } = *unstarted;
                 let _nobody_waits_yet = cell.put(Outcome::Invalid(error, input, data));
-                self.pending(cell, operation, options)
+                self.pending(cell, operation, options, span)
             }
         }
     }
 
-    fn pending(&self, cell: Arc<Cell>, operation: Operation, options: &CallOptions) -> Pending {
+    fn pending(
+        &self,
+        cell: Arc<Cell>,
+        operation: Operation,
+        options: &CallOptions,
+        span: Span,
+    ) -> Pending {
         Pending {
+            span,
             mesh: self.mesh.clone(),
             who: self.who.clone(),
             cell,
             operation,
             limit: options.timeout,
+            source: None,
             kept: None,
         }
     }
@@ -468,10 +529,16 @@ impl Communicator {
     }
 
     /// A message as it goes without an operation.
-    fn short(&self, message: &Message, options: &CallOptions) -> ShortMessage {
-        let Message { peer, tag, .. } = *message;
-        let fingerprint = describe_message(message, options).fingerprint();
-        ShortMessage { peer, tag, fingerprint }
+    fn short(&self, message: &Message, options: &CallOptions) -> ShortCall {
+        let Message { peer, tag, dtype } = *message;
+        let descriptor = describe_message(message, options);
+        ShortCall {
+            group: self.key,
+            message: ShortMessage { peer, tag, fingerprint: descriptor.fingerprint() },
+            descriptor,
+            element_size: dtype.size(),
+            timeout: options.timeout,
+        }
     }
 
     fn run_point(
@@ -481,10 +548,13 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Result<(), Error> {
+        let span = span::message(self, side, message, options, storage.as_bytes());
+        let entered = span.enter();
         let begin = self.point(side, message, options, storage);
         let cell = self.mesh.shared().cells.take();
         self.mesh.shared().run(self.key, begin, &cell);
-        self.settle(cell, Operation::Message, options)
+        drop(entered);
+        self.settle(cell, Operation::Message, options, Some(&span))
     }
 
     fn start_point(
@@ -494,10 +564,13 @@ impl Communicator {
         options: &CallOptions,
         storage: Storage,
     ) -> Pending {
+        let span = span::message(self, side, message, options, storage.as_bytes());
         let begin = Box::new(self.point(side, message, options, storage));
         let cell = Arc::new(Cell::default());
-        self.mesh.shared().post(Call::Begin(self.key, begin, cell.clone()));
-        self.pending(cell, Operation::Message, options)
+        let call = Call::Begin(self.key, begin, CallMode::Async, cell.clone());
+        self.mesh.shared().post(call);
+        let source = matches!(side, Side::Recv).then_some(message.peer);
+        Pending { source, ..self.pending(cell, Operation::Message, options, span) }
     }
 
     fn check_peer(&self, what: &'static str, rank: Rank) -> Result<(), Error> {
@@ -519,10 +592,9 @@ impl Communicator {
         bytes: &[u8],
     ) -> Result<(), Error> {
         self.check_peer("destination", message.peer)?;
-        let short = || self.short(message, options);
-        if bytes.len() <= SHORT_MESSAGE_MAX
-            && self.mesh.shared().send_short(self.key, &short(), bytes)
-        {
+        // Whoever follows operations gets a span for each.
+        let short = bytes.len() <= SHORT_MESSAGE_MAX && !span::is_on();
+        if short && self.mesh.shared().send_short(&self.short(message, options), bytes) {
             return Ok(());
         }
         lend_scope(|scope| {
@@ -541,10 +613,8 @@ impl Communicator {
         bytes: &mut [u8],
     ) -> Result<(), Error> {
         self.check_peer("source", message.peer)?;
-        let short = || self.short(message, options);
-        if bytes.len() <= SHORT_MESSAGE_MAX
-            && self.mesh.shared().recv_short(self.key, &short(), bytes)
-        {
+        let short = bytes.len() <= SHORT_MESSAGE_MAX && !span::is_on();
+        if short && self.mesh.shared().recv_short(&self.short(message, options), bytes) {
             return Ok(());
         }
         lend_scope(|scope| {
@@ -601,7 +671,7 @@ struct Unstarted {
 
 /// This rank's part in a point-to-point message.
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Send,
     Recv,
 }
@@ -688,12 +758,12 @@ fn describe_message(message: &Message, options: &CallOptions) -> Descriptor {
     }
 }
 
-fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
+pub(crate) fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
     use allhands_plan::Counts;
     let of = |counts: &Counts| match counts {
         Counts::Equal(count) => (*count, 1),
         // Lengths differ by rank on purpose: they are compared message by message.
-        Counts::PerRank(_) => (0, 2),
+        Counts::PerRank(_) => (0, PER_RANK),
     };
     let (count, extra) = match &spec.shape {
         Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {

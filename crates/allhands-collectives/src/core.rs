@@ -8,18 +8,23 @@ use allhands_engine::flat::{FlatCall, Ticket};
 use allhands_engine::{
     Engine, GroupKey, GroupSpec, LoanBase, OpKey, PointSubmission, Refusal, Refused, Submission,
 };
+use allhands_record::CallMode;
 use allhands_transport::{Closed, Links, Port, Slices};
 use allhands_wire::{Cause, ControlFrame, Header, Message, Peer};
 
 use crate::board::SharedBoard;
-use crate::cell::{Cell, Joined, Outcome};
+use crate::cell::{Cell, Joined, Outcome, Reply};
+use crate::error::Who;
 use crate::recipe::Recipe;
+use crate::record::{Raw, Records};
 
 /// What other threads want from whoever drives.
 #[derive(Debug)]
 pub(crate) enum Call {
-    AddGroup(GroupSpec, Arc<Joined>),
-    Begin(GroupKey, Box<Begin>, Arc<Cell>),
+    AddGroup(GroupSpec, Arc<Who>, Arc<Joined>),
+    Begin(GroupKey, Box<Begin>, CallMode, Arc<Cell>),
+    /// What is recorded of a group.
+    Record(GroupKey, Arc<Reply<Raw>>),
     Abort(GroupKey, Cause, String),
     /// A message came on a control connection.
     Control(Peer, Header, Box<Message>),
@@ -63,6 +68,8 @@ pub(crate) struct Foreign {
     pub(crate) wakers: Vec<Waker>,
     /// Outcomes to drop.
     pub(crate) orphans: Vec<Cell>,
+    /// Groups that have failed, whose records are to be written.
+    pub(crate) failed: Vec<Arc<Who>>,
 }
 
 pub(crate) struct Core {
@@ -76,6 +83,8 @@ pub(crate) struct Core {
     withdrawn: bool,
     /// What the last call there came down to.
     pub(crate) recipe: Option<(GroupKey, Arc<Recipe>)>,
+    /// What the groups did last.
+    pub(crate) records: Records,
     cells: Vec<Option<Arc<Cell>>>,
     awaited: Vec<Peer>,
     /// Callers that have got an answer since the last delivery, refusals included.
@@ -84,6 +93,8 @@ pub(crate) struct Core {
     wakers: Vec<Waker>,
     /// Outcomes that nobody will take. Dropping their tensors may run foreign code, so not in the seat.
     orphans: Vec<Cell>,
+    /// Groups that have failed, whose records are to be written.
+    failed: Vec<Arc<Who>>,
 }
 
 /// Lets a link reach the engine.
@@ -122,11 +133,17 @@ const DIRECT_PENDING_MAX: usize = 4;
 const LAST_VISITS_MAX: u32 = 4096;
 
 impl Core {
-    pub(crate) fn new(engine: Engine, links: Box<dyn Links>, board: Option<SharedBoard>) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        links: Box<dyn Links>,
+        board: Option<SharedBoard>,
+        record_entries: usize,
+    ) -> Self {
         Self {
             engine,
             links,
             board,
+            records: Records::new(record_entries),
             shared: None,
             withdrawn: false,
             recipe: None,
@@ -135,14 +152,16 @@ impl Core {
             answered: 0,
             wakers: Vec::new(),
             orphans: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
     /// Takes over what another thread asked for.
     pub(crate) fn apply(&mut self, call: Call) {
         match call {
-            Call::AddGroup(spec, joined) => joined.put(self.add_group(spec)),
-            Call::Begin(group, begin, cell) => self.begin(group, *begin, cell),
+            Call::AddGroup(spec, who, joined) => joined.put(self.add_group(spec, who)),
+            Call::Begin(group, begin, mode, cell) => self.begin(group, *begin, mode, cell),
+            Call::Record(group, reply) => reply.put(self.records.take(group, &self.engine)),
             Call::Abort(group, cause, why) => self.engine.abort(group, cause, &why),
             Call::Control(peer, header, message) => {
                 self.engine.handle_control(peer, &header, &message);
@@ -166,9 +185,10 @@ impl Core {
     }
 
     /// Begins an operation, whose outcome goes to `cell`.
-    pub(crate) fn begin(&mut self, group: GroupKey, begin: Begin, cell: Arc<Cell>) {
+    pub(crate) fn begin(&mut self, group: GroupKey, begin: Begin, mode: CallMode, cell: Arc<Cell>) {
         // An operation that has ended has given its index back: the next one would take its cell.
         self.answer();
+        let call = self.records.call(group, &begin, mode, &self.engine);
         let taken = match begin {
             Begin::Collective(mut submission) => {
                 if self.shared == Some(group) && submission.runs_on_board() {
@@ -182,13 +202,17 @@ impl Core {
             Begin::Send(submission) => self.engine.submit_send(group, submission),
             Begin::Recv(submission) => self.engine.submit_recv(group, submission),
         };
+        if let Ok(key) = &taken {
+            cell.begin(self.records.begun(*key, &call, &self.engine));
+        }
         self.register(taken, cell);
     }
 
     /// The first group of all ranks gets the board.
-    fn add_group(&mut self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
+    fn add_group(&mut self, spec: GroupSpec, who: Arc<Who>) -> Result<(GroupKey, Medium), Refusal> {
         let all = (0..self.links.world()).map(Peer).eq(spec.members.iter().copied());
         let key = self.engine.add_group(spec)?;
+        self.records.add(who, key);
         if !all || self.board.is_none() || self.shared.is_some() {
             return Ok((key, Medium::Links));
         }
@@ -219,6 +243,9 @@ impl Core {
         // An operation that has ended has given its index back: this one would take its cell.
         self.answer();
         let key = self.engine.enlist(group, call, ticket, submitted, deadline);
+        let sequence = ticket.sequence();
+        self.records.enlisted(group, key, call, sequence, submitted, deadline);
+        cell.begin(sequence);
         self.register(Ok(key), cell);
         key
     }
@@ -268,9 +295,14 @@ impl Core {
             self.withdrawn = true;
             board.withdraw();
         }
+        self.records.take_failed(&self.engine, &mut self.failed);
+        let mut now = None;
         while let Some(finished) = self.engine.poll_finished() {
+            let took = self.records.ended(&finished, *now.get_or_insert_with(Instant::now));
             if let Some(cell) = self.cells.get_mut(finished.key.index()).and_then(Option::take) {
-                self.put(cell, Outcome::Finished(finished));
+                // A message that was here already has ended before its number was asked for.
+                cell.begin(finished.seq);
+                self.put(cell, Outcome::Finished(finished, took));
             }
         }
     }
@@ -283,13 +315,14 @@ impl Core {
 
     /// Whether there is something for [`Core::take_foreign`].
     pub(crate) fn has_foreign(&self) -> bool {
-        !self.wakers.is_empty() || !self.orphans.is_empty()
+        !self.wakers.is_empty() || !self.orphans.is_empty() || !self.failed.is_empty()
     }
 
     /// Moves what may run foreign code, and so waits until nobody is in the seat, to `foreign`.
     pub(crate) fn take_foreign(&mut self, foreign: &mut Foreign) {
         foreign.wakers.append(&mut self.wakers);
         foreign.orphans.append(&mut self.orphans);
+        foreign.failed.append(&mut self.failed);
     }
 
     /// Writes what has become ready to be sent.
@@ -379,16 +412,16 @@ mod tests {
     fn calls_taken_together_keep_their_own_outcomes_although_the_first_ends_at_once() {
         let (links, _control) = local::fabric(1).pop().unwrap();
         let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
-        let mut core = Core::new(engine, Box::new(links), None);
+        let mut core = Core::new(engine, Box::new(links), None, 0);
         let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
         let group = core.engine.add_group(spec).unwrap();
         let cells: Vec<Arc<Cell>> = (0..3).map(|_| Arc::default()).collect();
         for (mark, cell) in cells.iter().enumerate() {
-            core.begin(group, broadcast(vec![mark as u8]), cell.clone());
+            core.begin(group, broadcast(vec![mark as u8]), CallMode::Async, cell.clone());
         }
         assert_eq!(core.deliver(), 3);
         for (mark, cell) in cells.iter().enumerate() {
-            let Some(Outcome::Finished(finished)) = cell.take() else {
+            let Some(Outcome::Finished(finished, _)) = cell.take() else {
                 panic!("call {mark} has no outcome");
             };
             assert!(finished.result.is_ok());
@@ -399,17 +432,19 @@ mod tests {
     fn outcomes_that_nobody_takes_leave_the_seat_alive() {
         let (links, _control) = local::fabric(1).pop().unwrap();
         let engine = Engine::new(Peer(0), 1, Config::DEFAULT, Instant::now());
-        let mut core = Core::new(engine, Box::new(links), None);
+        let mut core = Core::new(engine, Box::new(links), None, 0);
         let spec = GroupSpec { id: 1, epoch: 0, members: vec![Peer(0)] };
         let group = core.engine.add_group(spec).unwrap();
         let kept = Arc::<Cell>::default();
-        core.begin(group, broadcast(vec![1]), kept.clone());
-        core.begin(group, broadcast(vec![2]), Arc::default());
+        core.begin(group, broadcast(vec![1]), CallMode::Async, kept.clone());
+        core.begin(group, broadcast(vec![2]), CallMode::Async, Arc::default());
         assert_eq!(core.deliver(), 2);
         let mut foreign = Foreign::default();
         core.take_foreign(&mut foreign);
         assert!(kept.is_done() && !core.has_foreign());
         let [orphan] = foreign.orphans.as_slice() else { panic!("{foreign:?}") };
-        assert!(matches!(orphan.take(), Some(Outcome::Finished(end)) if end.data.run(0, 9) == [2]));
+        assert!(
+            matches!(orphan.take(), Some(Outcome::Finished(end, _)) if end.data.run(0, 9) == [2])
+        );
     }
 }

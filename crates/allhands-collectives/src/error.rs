@@ -10,6 +10,7 @@ use allhands_tensor::{DType, ReduceOp, SparseError, UnsupportedReduction};
 use allhands_wire::{Cause, Descriptor, Peer, Report};
 
 use crate::operation::{CallFacts, Operation};
+use crate::record::Dump;
 use crate::sparse::{self, LATER_STEPS, SparseSide};
 
 /// The call that failed, on the rank where it failed.
@@ -387,11 +388,13 @@ impl fmt::Display for Detail<'_> {
 }
 
 /// What an error needs to know of the group.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Who {
     pub(crate) group: String,
     pub(crate) rank: Rank,
     pub(crate) members: Vec<Peer>,
+    /// Where the group's record goes when it fails.
+    pub(crate) dump: Dump,
 }
 
 impl Who {
@@ -471,6 +474,8 @@ impl Who {
     }
 
     pub(crate) fn failed(&self, failure: &Failure, limit: Duration) -> Error {
+        // Whoever reads the error finds the record: the program may end with it.
+        self.dump.write(self);
         let report = &failure.report;
         let context = Box::new(Context {
             group: self.group.clone(),

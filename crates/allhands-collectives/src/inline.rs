@@ -6,10 +6,11 @@
 //! with their group.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use allhands_engine::flat::{FlatCall, FlatStep, Ticket};
 use allhands_engine::{GroupKey, LoanBase, Looked, ShortMessage};
+use allhands_wire::Descriptor;
 
 use crate::cell::Cell;
 use crate::communicator::{CallOptions, Spec};
@@ -29,15 +30,15 @@ const YIELDS_PER_LOOK: u32 = 16;
 
 /// How long a call waits before it becomes an operation of the engine. Short against every deadline and every
 /// answer to a failure, long against what a partner that runs needs.
-const ENLIST_AFTER: std::time::Duration = std::time::Duration::from_millis(1);
+const ENLIST_AFTER: Duration = Duration::from_millis(1);
 
 /// Looks for a short message before its receive becomes an operation. Each is a system call where it comes over a socket.
 const LOOKS_FOR_MESSAGE: u32 = 200;
 
 /// How a call on the calling thread ended.
 pub(crate) enum Ended {
-    /// Well.
-    Done,
+    /// Well, under this number.
+    Done(u64),
     /// It became an operation of the engine, whose outcome is in this cell.
     InCell(Arc<Cell>),
 }
@@ -48,6 +49,16 @@ pub(crate) struct Caller<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) options: &'a CallOptions,
     pub(crate) recipe: &'a dyn Fn() -> Option<Arc<Recipe>>,
+}
+
+/// A short message, and what is recorded of it.
+pub(crate) struct ShortCall {
+    pub(crate) group: GroupKey,
+    pub(crate) message: ShortMessage,
+    /// What the message is, without its length.
+    pub(crate) descriptor: Descriptor,
+    pub(crate) element_size: usize,
+    pub(crate) timeout: Duration,
 }
 
 /// A call that has its number.
@@ -107,7 +118,7 @@ impl Shared {
     }
 
     /// Sends a short message on the calling thread. `false`, and nothing done, if it has to go the ordinary way.
-    pub(crate) fn send_short(&self, group: GroupKey, message: &ShortMessage, bytes: &[u8]) -> bool {
+    pub(crate) fn send_short(&self, call: &ShortCall, bytes: &[u8]) -> bool {
         if !self.try_take_seat() {
             return false;
         }
@@ -115,7 +126,9 @@ impl Shared {
         if self.has_calls() {
             return false;
         }
-        let Some(peer) = core.engine.send_short(group, message, bytes) else { return false };
+        let sent = core.engine.send_short(call.group, &call.message, bytes);
+        let Some((peer, sequence)) = sent else { return false };
+        core.records.sent(call, bytes.len(), sequence);
         core.flush();
         if core.engine.has_outgoing(peer) {
             // The link has no room: whoever drives next goes on with it, the service thread if nobody else does.
@@ -125,27 +138,25 @@ impl Shared {
     }
 
     /// Receives a short message on the calling thread, if it comes at once. `false`, and nothing taken, if not.
-    pub(crate) fn recv_short(
-        &self,
-        group: GroupKey,
-        message: &ShortMessage,
-        target: &mut [u8],
-    ) -> bool {
+    pub(crate) fn recv_short(&self, call: &ShortCall, target: &mut [u8]) -> bool {
         if !self.try_take_seat() {
             return false;
         }
         let mut core = self.sit();
-        let Some(peer) = core.engine.short_source(group, message.peer) else { return false };
+        let source = core.engine.short_source(call.group, call.message.peer);
+        let Some(peer) = source else { return false };
         let most = if self.crowded { LOOKS_CROWDED } else { LOOKS_FOR_MESSAGE };
         let mut taken = false;
         for _ in 0..most {
             if self.has_calls() {
                 break;
             }
-            match core.engine.recv_short(group, message, target) {
+            match core.engine.recv_short(call.group, &call.message, target) {
                 Looked::Absent => {}
-                looked => {
-                    taken = looked == Looked::Taken;
+                Looked::Unfit => break,
+                Looked::Taken(sequence) => {
+                    core.records.received(call, target.len(), sequence);
+                    taken = true;
                     break;
                 }
             }
@@ -175,17 +186,20 @@ impl Shared {
         let (input, data) = memory.in_one();
         let loan = core.loan(input, data);
         let ticket = core.engine.begin_inline(group, &call.plan, board)?;
+        let (sequence, timeout) = (ticket.sequence(), caller.options.timeout);
         let mut run = Running { group, call, loan, ticket, memory };
         if self.spin(core, &mut run) {
             run.finish(core);
-            return Some(Ended::Done);
+            core.records.ran(group, call, sequence, timeout);
+            return Some(Ended::Done(sequence));
         }
         let begun = Instant::now();
         if self.crowd(core, &mut run, begun) {
             run.finish(core);
-            return Some(Ended::Done);
+            core.records.waited(group, call, sequence, timeout, begun);
+            return Some(Ended::Done(sequence));
         }
-        let deadline = begun.checked_add(caller.options.timeout);
+        let deadline = begun.checked_add(timeout);
         let cell = self.cells.take();
         let key = core.enlist(group, call, &run.ticket, begun, deadline, cell.clone());
         self.drive(core, &cell, None, &mut |core: &mut Core| {

@@ -20,8 +20,10 @@ mod planner;
 mod primitive;
 mod processors;
 mod recipe;
+mod record;
 mod seat;
 mod selection;
+mod span;
 mod sparse;
 
 pub use board::Board;
@@ -32,11 +34,13 @@ pub use operation::{CallFacts, Operation};
 pub use pending::{Buffers, Pending};
 pub use planner::PLANS_KEPT;
 pub use processors::{Cores, PROCESSORS_MAX, Processors};
+pub use record::{RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig};
 pub use selection::Selection;
 pub use sparse::{LATER_STEPS, SparsePending, SparseSide};
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};
+pub use allhands_record::{FlightRecord, RecordError};
 pub use allhands_tensor::{DType, ReduceOp, SparseTensor, Tensor};
 pub use allhands_transport::{Control, Links, local};
 pub use allhands_wire::{Cause, Peer};

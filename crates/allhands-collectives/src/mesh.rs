@@ -9,18 +9,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use allhands_engine::{Config, Engine, GroupKey, GroupSpec, Refusal};
+use allhands_record::CallMode;
 use allhands_transport::{Control, ControlEvent, Links, ProgressRequests, Wake};
 use allhands_wire::{Cause, ControlFrame, Message, Peer};
 
 use crate::board::{Board, SharedBoard};
-use crate::cell::{Cell, Cells, Joined};
+use crate::cell::{Cell, Cells, Reply};
 use crate::core::{Begin, Call, Core, Foreign, Medium};
+use crate::error::Who;
 use crate::primitive::{Mutex, lock};
 use crate::processors::Cores;
+use crate::record::{Raw, RecordConfig};
 use crate::seat::{Seat, Turn};
 
 /// How a driver waits, and how peers are watched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MeshConfig {
     /// Sizes and bounds of the engine.
     pub engine: Config,
@@ -37,6 +40,8 @@ pub struct MeshConfig {
     pub peer_timeout: Duration,
     /// How long dropping the mesh may take to deliver what was sent and say goodbye.
     pub linger: Duration,
+    /// What is recorded of each group.
+    pub record: RecordConfig,
 }
 
 impl MeshConfig {
@@ -51,6 +56,7 @@ impl MeshConfig {
             heartbeat: Duration::from_millis(500),
             peer_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(5),
+            record: RecordConfig::default(),
         }
     }
 }
@@ -163,7 +169,7 @@ impl Mesh {
             links_waker: links.waker(),
             control_waker: control.waker(),
             progress_requests: links.progress_requests(),
-            core: Mutex::new(Core::new(engine, links, board)),
+            core: Mutex::new(Core::new(engine, links, board, config.record.entries)),
             inbox: Mutex::new(VecDeque::new()),
             inbox_filled: AtomicBool::new(false),
             control_out: Mutex::new(VecDeque::new()),
@@ -174,8 +180,8 @@ impl Mesh {
             pending: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             opened: AtomicBool::new(false),
-            config,
             crowded: config.cores == Cores::Shared,
+            config,
         });
         let service = Service { shared: shared.clone(), control, world, me };
         let service = std::thread::Builder::new()
@@ -196,8 +202,12 @@ impl Mesh {
         self.world
     }
 
-    pub(crate) fn add_group(&self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
-        let added = self.shared.add_group(spec);
+    pub(crate) fn add_group(
+        &self,
+        spec: GroupSpec,
+        who: Arc<Who>,
+    ) -> Result<(GroupKey, Medium), Refusal> {
+        let added = self.shared.ask(|joined| Call::AddGroup(spec, who, joined));
         if added.is_ok() && !self.shared.opened.swap(true, Ordering::AcqRel) {
             self.unpark();
         }
@@ -208,6 +218,10 @@ impl Mesh {
         if let Some(service) = &self.service {
             service.thread().unpark();
         }
+    }
+
+    pub(crate) fn record_config(&self) -> &RecordConfig {
+        &self.shared.config.record
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -321,14 +335,19 @@ impl Shared {
         }
     }
 
-    /// Adds a group as a call to whoever drives. Waiting for the seat instead would wait for an operation
-    /// that may need this group to end.
-    fn add_group(&self, spec: GroupSpec) -> Result<(GroupKey, Medium), Refusal> {
-        let joined = Arc::new(Joined::default());
-        self.post(Call::AddGroup(spec, joined.clone()));
+    /// What is recorded of a group.
+    pub(crate) fn record(&self, group: GroupKey) -> Raw {
+        self.ask(|reply| Call::Record(group, reply))
+    }
+
+    /// Asks whoever drives, and waits for the answer. Waiting for the seat instead would wait for an operation that may
+    /// need this call to end.
+    fn ask<T>(&self, call: impl FnOnce(Arc<Reply<T>>) -> Call) -> T {
+        let reply = Arc::new(Reply::default());
+        self.post(call(reply.clone()));
         loop {
-            if let Some(key) = joined.wait() {
-                return key;
+            if let Some(answer) = reply.wait() {
+                return answer;
             }
             // Whoever drove has left without a look at the call.
             if self.seat.try_take() {
@@ -370,10 +389,10 @@ impl Shared {
         if self.seat.try_take() {
             let mut core = self.sit();
             self.drain(&mut core);
-            core.begin(group, begin, cell.clone());
+            core.begin(group, begin, CallMode::Blocking, cell.clone());
             self.drive(&mut core, cell, None, &mut |_| false);
         } else {
-            self.enqueue(Call::Begin(group, Box::new(begin), cell.clone()));
+            self.enqueue(Call::Begin(group, Box::new(begin), CallMode::Blocking, cell.clone()));
             self.wait(cell, None);
         }
     }
@@ -669,10 +688,14 @@ impl Service {
         shared.finish_step(core);
     }
 
-    /// Wakes futures whose operations have ended, and drops what nobody takes. Code that panics here harms
+    /// Writes the records of groups that have failed, wakes futures whose operations have ended, and drops what nobody takes. Code that panics here harms
     /// only its own task.
     fn run_foreign(&self) {
-        let Foreign { wakers, orphans } = std::mem::take(&mut *lock(&self.shared.foreign));
+        let Foreign { wakers, orphans, failed } = std::mem::take(&mut *lock(&self.shared.foreign));
+        for who in failed {
+            // The log is foreign code, too.
+            let _ = catch_unwind(AssertUnwindSafe(|| who.dump.write(&who)));
+        }
         for waker in wakers {
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }

@@ -107,7 +107,7 @@ impl fmt::Display for Operation {
     }
 }
 
-fn reduction_name(code: u8) -> Option<&'static str> {
+pub(crate) fn reduction_name(code: u8) -> Option<&'static str> {
     use ReduceOp::{Avg, BitAnd, BitOr, BitXor, Max, Min, PremulSum, Product, Sum};
     [Sum, Product, Min, Max, BitAnd, BitOr, BitXor, Avg, PremulSum(1.0)]
         .into_iter()

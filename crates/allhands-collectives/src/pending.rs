@@ -7,12 +7,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use allhands_engine::{Finished, Refusal, Space, Storage};
+use allhands_plan::Rank;
 use allhands_tensor::Tensor;
+use tracing::Span;
 
 use crate::cell::{Cell, Outcome};
 use crate::error::{Error, Invalid, Who};
 use crate::mesh::Mesh;
 use crate::operation::Operation;
+use crate::span;
 
 /// What an operation was given, back in the caller's hands: inputs and outputs in the order of the call.
 #[derive(Debug, Default)]
@@ -39,11 +42,15 @@ fn tensors(space: Space) -> Vec<Tensor> {
 /// Dropping it before it has ended is safe: the buffers live until no thread and no frame uses them.
 #[derive(Debug)]
 pub struct Pending {
+    /// Open until this is dropped.
+    pub(crate) span: Span,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) who: Arc<Who>,
     pub(crate) cell: Arc<Cell>,
     pub(crate) operation: Operation,
     pub(crate) limit: Duration,
+    /// Who sends, if this is a receive.
+    pub(crate) source: Option<Rank>,
     /// The caller's input, where the operation ran on a copy.
     pub(crate) kept: Option<Space>,
 }
@@ -71,19 +78,37 @@ impl Pending {
         self.cell.is_done()
     }
 
-    /// Number of the operation on its channel, once it has ended.
+    /// Number of the operation on its channel; of a message, among those to or from its peer. `None` before the engine has
+    /// taken the call, and for one that it refuses.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
-        self.cell.look(|outcome| match outcome {
-            Outcome::Finished(finished) => Some(finished.seq),
-            Outcome::Refused(_) | Outcome::Invalid(..) => None,
-        })?
+        self.cell.sequence()
+    }
+
+    /// How long the operation took, once it has ended.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        self.cell.look(Outcome::took)?
+    }
+
+    /// Why the operation failed, if it has ended and did.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        self.cell.look(|outcome| error(outcome, &self.who, self.operation, self.limit))?
+    }
+
+    /// Whose message this waits for, if it is a receive.
+    #[must_use]
+    pub fn source(&self) -> Option<Rank> {
+        self.source
     }
 
     fn take(&mut self) -> (Result<(), Error>, Buffers) {
         match self.cell.take() {
             Some(outcome) => {
+                let took = outcome.took();
                 let (result, input, data) = judge(outcome, &self.who, self.operation, self.limit);
+                span::ended(&self.span, self.cell.sequence(), took, &result);
                 let input = self.kept.take().unwrap_or(input);
                 (result, Buffers { inputs: tensors(input), outputs: tensors(data) })
             }
@@ -115,23 +140,31 @@ pub(crate) fn judge(
     operation: Operation,
     limit: Duration,
 ) -> (Result<(), Error>, Space, Space) {
+    let result = error(&outcome, who, operation, limit).map_or(Ok(()), Err);
     match outcome {
-        Outcome::Finished(Finished { result, input, data, .. }) => {
-            (result.map_err(|failure| who.failed(&failure, limit)), input, data)
+        Outcome::Finished(Finished { input, data, .. }, _) | Outcome::Invalid(_, input, data) => {
+            (result, input, data)
         }
-        Outcome::Invalid(error, input, data) => (Err(error), input, data),
-        Outcome::Refused(refused) => {
-            let error = match refused.reason {
-                Refusal::Failed(report) => who.refused(operation, &report, limit),
-                Refusal::Left { rank } => {
-                    who.gone(operation, rank, limit, "it had left the group before this call")
-                }
-                Refusal::Lost { rank } => {
-                    who.gone(operation, rank, limit, "its connection was lost before this call")
-                }
-                reason => who.invalid(operation, Invalid::Refused(reason)),
-            };
-            (Err(error), refused.input, refused.data)
+        Outcome::Refused(refused) => (result, refused.input, refused.data),
+    }
+}
+
+/// Why an operation did not end well, if it did not.
+fn error(outcome: &Outcome, who: &Who, operation: Operation, limit: Duration) -> Option<Error> {
+    match outcome {
+        Outcome::Finished(finished, _) => {
+            finished.result.as_ref().err().map(|failure| who.failed(failure, limit))
         }
+        Outcome::Invalid(error, ..) => Some(error.clone()),
+        Outcome::Refused(refused) => Some(match &refused.reason {
+            Refusal::Failed(report) => who.refused(operation, report, limit),
+            Refusal::Left { rank } => {
+                who.gone(operation, *rank, limit, "it had left the group before this call")
+            }
+            Refusal::Lost { rank } => {
+                who.gone(operation, *rank, limit, "its connection was lost before this call")
+            }
+            reason => who.invalid(operation, Invalid::Refused(reason.clone())),
+        }),
     }
 }

@@ -30,6 +30,14 @@ pub(crate) const LENT: usize = usize::MAX - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupKey(pub(crate) u32);
 
+impl GroupKey {
+    /// A small number, unique in its engine and given out in order: an index for tables beside the engine.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A set of peers that run operations together.
 #[derive(Clone, Debug)]
 pub struct GroupSpec {
@@ -376,6 +384,12 @@ impl Engine {
     pub fn has_failed(&self, group: GroupKey) -> bool {
         let owner = self.groups.get(group.0 as usize).and_then(Option::as_ref);
         owner.is_some_and(|owner| matches!(owner.health, Health::Failed(_)))
+    }
+
+    /// Number of an operation in flight on its channel; of a message, among those to or from its peer.
+    #[must_use]
+    pub fn sequence(&self, key: OpKey) -> Option<u64> {
+        self.op(key).map(|op| op.seq)
     }
 
     /// Whether an operation is still in flight.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allhands_collectives::{DEFAULT_TIMEOUT, Selection};
+use allhands_collectives::{DEFAULT_TIMEOUT, RecordConfig, Selection};
 use allhands_plan::{Determinism, Locality, Table};
 use allhands_transport::tcp::TcpConfig;
 use allhands_wire::JobKey;
@@ -49,6 +49,8 @@ pub struct Config {
     pub determinism: Determinism,
     /// Whether algorithms tell hosts apart. Must be equal on all ranks.
     pub hierarchy: Hierarchy,
+    /// How many operations the flight record holds, and where it goes when the group fails.
+    pub record: RecordConfig,
 }
 
 impl Default for Config {
@@ -67,6 +69,7 @@ impl Default for Config {
             table: TableChoice::default(),
             determinism: Determinism::default(),
             hierarchy: Hierarchy::default(),
+            record: RecordConfig::default(),
         }
     }
 }

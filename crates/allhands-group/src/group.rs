@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allhands_collectives::{Board, CallOptions, Communicator, Cores, Mesh, MeshConfig, Processors};
+use allhands_collectives::{
+    Board, CallOptions, Communicator, Cores, FlightRecord, Mesh, MeshConfig, Processors,
+};
 use allhands_engine::GroupSpec;
 use allhands_plan::{Locality, Rank, WORLD_MAX};
 use allhands_store::{
@@ -112,6 +114,8 @@ impl ProcessGroup {
         config.transport = launch.transport.unwrap_or(config.transport);
         config.hierarchy = launch.hierarchy.unwrap_or(config.hierarchy);
         config.table = launch.table.clone().map_or(config.table, TableChoice::Given);
+        config.record.entries = launch.record_entries.unwrap_or(config.record.entries);
+        config.record.folder = launch.record_dir.clone().or(config.record.folder);
         config.tcp.interface = launch.interface.clone().unwrap_or(config.tcp.interface);
         config.tcp.family = launch.family.unwrap_or(config.tcp.family);
         config.tcp.reach = match launch.reach {
@@ -234,6 +238,7 @@ impl ProcessGroup {
         let mesh_config = MeshConfig {
             heartbeat: config.heartbeat,
             peer_timeout: config.peer_timeout,
+            record: config.record.clone(),
             ..MeshConfig::new(cores)
         };
         let mesh = match board {
@@ -337,6 +342,28 @@ impl ProcessGroup {
     #[must_use]
     pub fn on_channel(&self, channel: u32) -> Self {
         self.with_options(self.options.clone().on_channel(channel))
+    }
+
+    /// What this rank did last in the group, oldest first: see [`FlightRecord`]. Safe from any thread, also while others wait
+    /// in operations.
+    ///
+    /// [`Config::record`](crate::Config::record) says how many operations it holds, and into which folder each rank writes
+    /// its own when the group fails. A blocking call in shared memory that hardly waits has no clock of its own: its times
+    /// are estimated from those around it, and marked so.
+    ///
+    /// ```
+    /// use allhands_group::{ProcessGroup, ReduceOp};
+    ///
+    /// let group = ProcessGroup::local(1)?.remove(0);
+    /// group.all_reduce(&mut [1.0f32; 8], ReduceOp::Sum)?;
+    /// let record = group.flight_record();
+    /// assert_eq!(record.entries[0].profiling_name, "c10d:all_reduce");
+    /// assert_eq!(record.entries[0].input_sizes, [[8]]);
+    /// # Ok::<(), allhands_group::Error>(())
+    /// ```
+    #[must_use]
+    pub fn flight_record(&self) -> FlightRecord {
+        self.inner.communicator.flight_record()
     }
 
     /// Breaks the group on every rank: operations in flight and later ones fail with an error that names

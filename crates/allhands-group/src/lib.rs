@@ -17,10 +17,13 @@ mod verbs;
 mod work;
 
 pub use allhands_collectives::{
-    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, Invalid,
-    LATER_STEPS, Operation, Refusal, Side, SparseSide,
+    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, FlightRecord,
+    Invalid, LATER_STEPS, Operation, RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig, Refusal,
+    Side, SparseSide,
 };
 pub use allhands_plan::{Algorithm, Determinism, Rank, Table, TableError};
+/// Flight records: what [`ProcessGroup::flight_record`] gives, and what reads and merges them.
+pub use allhands_record as record;
 /// Stores through which ranks meet: what [`ProcessGroup::connect`] takes.
 pub use allhands_store as store;
 pub use allhands_tensor::{

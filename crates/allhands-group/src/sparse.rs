@@ -21,6 +21,10 @@ impl Composed<SparseTensor> for SparsePending {
     fn wait_timeout(&self, patience: Duration) -> bool {
         Self::wait_timeout(self, patience)
     }
+
+    fn error(&self) -> Option<OperationError> {
+        Self::error(self)
+    }
 }
 
 impl ProcessGroup {

@@ -37,6 +37,8 @@ pub(crate) trait Composed<T>:
     fn wait(self: Box<Self>) -> (Result<(), OperationError>, T);
 
     fn wait_timeout(&self, patience: Duration) -> bool;
+
+    fn error(&self) -> Option<OperationError>;
 }
 
 /// An asynchronous operation; `T` is what its call was given.
@@ -141,10 +143,54 @@ impl<T> Work<T> {
         }
     }
 
-    /// Number of the operation on its channel, once it has ended; `None` for a call of several.
+    /// Number of the operation on its channel, as errors and the flight record have it; of a message, among those to or from
+    /// its peer. `None` while the group's service thread has not begun it, for a call that was refused, and for one of several
+    /// operations.
     pub fn sequence(&self) -> Option<u64> {
+        self.running()?.sequence()
+    }
+
+    /// How long the operation took from the call to its end, once it has ended; not told of a call of several.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use allhands_group::ProcessGroup;
+    ///
+    /// let group = ProcessGroup::local(1)?.remove(0);
+    /// let work = group.barrier_async();
+    /// assert!(work.wait_timeout(Duration::from_secs(10)) && work.is_success());
+    /// assert!(work.duration() < Some(Duration::from_secs(10)));
+    /// assert_eq!(work.sequence(), Some(0));
+    /// work.wait()?;
+    /// # Ok::<(), allhands_group::Error>(())
+    /// ```
+    pub fn duration(&self) -> Option<Duration> {
+        self.running()?.duration()
+    }
+
+    /// Why the operation failed, if it has ended and did. [`Work::wait`] tells the same, and gives the tensors back.
+    pub fn error(&self) -> Option<Error> {
         match &self.state {
-            State::Running(pending, _) => pending.sequence(),
+            State::Running(pending, _) => pending.error().map(Error::from),
+            State::Composed(composed) => composed.error().map(Error::from),
+            State::Refused(error, ..) => Some(Error::from((**error).clone())),
+            State::Taken => None,
+        }
+    }
+
+    /// Whether the operation has ended, and well.
+    pub fn is_success(&self) -> bool {
+        self.is_completed() && self.error().is_none()
+    }
+
+    /// Whose message this waits for, if it is a receive.
+    pub fn source(&self) -> Option<Rank> {
+        self.running()?.source()
+    }
+
+    fn running(&self) -> Option<&Pending> {
+        match &self.state {
+            State::Running(pending, _) => Some(pending),
             State::Composed(_) | State::Refused(..) | State::Taken => None,
         }
     }

@@ -9,11 +9,12 @@ use serde_json::Value;
 pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("allhands", &["allhands-group"]),
     ("allhands-group", &["allhands-collectives", "allhands-store", "allhands-tensor"]),
-    ("allhands-collectives", &["allhands-engine", "allhands-shm"]),
+    ("allhands-collectives", &["allhands-engine", "allhands-record", "allhands-shm"]),
     ("allhands-engine", &["allhands-plan", "allhands-wire", "allhands-tensor"]),
     ("allhands-shm", &["allhands-tensor", "allhands-transport"]),
     ("allhands-transport", &["allhands-wire"]),
     ("allhands-store", &[]),
+    ("allhands-record", &[]),
     ("allhands-plan", &[]),
     ("allhands-wire", &[]),
     ("allhands-tensor", &[]),

@@ -94,6 +94,12 @@ impl SparsePending {
         lock(&self.cell.state).done
     }
 
+    /// Why the call failed, if it has ended and did.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        lock(&self.cell.state).ended.as_ref()?.as_ref().err().cloned()
+    }
+
     /// Waits for the end at most `patience`; says whether it has come. Nothing happens to the call if it has not.
     #[must_use]
     pub fn wait_timeout(&self, patience: Duration) -> bool {

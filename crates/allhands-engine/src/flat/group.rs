@@ -50,6 +50,15 @@ pub struct Ticket {
     run: FlatRun,
 }
 
+impl Ticket {
+    /// Number of the operation on its channel.
+    #[must_use]
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        self.seq
+    }
+}
+
 impl Engine {
     /// Gives a group a board: operations whose plans were compiled for it run there from now on. All members must
     /// do so before the first operation, or none.
@@ -207,6 +216,18 @@ impl Engine {
     pub fn release_inline(&mut self, group: GroupKey) {
         if let Some(flat) = self.group_mut(group.0).flat.as_deref_mut() {
             flat.inline = Inline::Nothing;
+        }
+    }
+
+    /// Whether an operation in flight has not begun, because others are on the board before it.
+    #[must_use]
+    pub fn is_queued(&self, key: OpKey) -> bool {
+        let Some(op) = self.op(key) else { return false };
+        let Some(flat) = self.group_ref(op.group).flat.as_deref() else { return false };
+        match flat.queue.iter().position(|queued| *queued == key) {
+            Some(0) => flat.inline == Inline::Running,
+            Some(_) => true,
+            None => false,
         }
     }
 

@@ -29,8 +29,8 @@ pub struct ShortMessage {
 /// What came of looking for a short message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looked {
-    /// It was taken.
-    Taken,
+    /// It was taken, as the receive of this number.
+    Taken(u64),
     /// It has not come yet.
     Absent,
     /// It has to be received the ordinary way.
@@ -48,14 +48,14 @@ impl Engine {
         (!state.closed && !state.left && !self.is_broken(peer)).then_some(peer)
     }
 
-    /// Frames a message of at most [`SHORT_MESSAGE_MAX`] bytes, of which a copy is kept until the link has taken it. `None`,
-    /// and nothing done, if it has to be sent the ordinary way.
+    /// Frames a message of at most [`SHORT_MESSAGE_MAX`] bytes, of which a copy is kept until the link has taken it. Returns
+    /// whose link, and the message's number; `None`, and nothing done, if it has to be sent the ordinary way.
     pub fn send_short(
         &mut self,
         group: GroupKey,
         message: &ShortMessage,
         bytes: &[u8],
-    ) -> Option<Peer> {
+    ) -> Option<(Peer, u64)> {
         let peer = self.within_reach(group, message.peer)?;
         let owner = self.group_ref(group.0);
         let point = &owner.point[message.peer.index()];
@@ -94,7 +94,7 @@ impl Engine {
         point.sent += 1;
         point.announced += 1;
         self.mark_dirty(peer);
-        Some(peer)
+        Some((peer, header.seq))
     }
 
     /// The peer from which a message may be received without an operation: nothing is in flight that it could overtake.
@@ -125,13 +125,14 @@ impl Engine {
         }
         target.copy_from_slice(&found.bytes);
         let Some(found) = point.unexpected.remove(at) else { return Looked::Unfit };
+        let asked = point.asked;
         point.asked += 1;
         point.returned += found.cost;
         let pool = &mut self.peers[peer.index()].point_pool;
         *pool = pool.saturating_sub(found.cost);
         self.return_window(peer, group.0, message.peer, None);
         self.spare.keep_held(found.bytes);
-        Looked::Taken
+        Looked::Taken(asked)
     }
 
     /// Whether copies of messages whose senders have gone on wait for a link.

@@ -48,6 +48,7 @@ mod variables;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use allhands_plan::{Rank, Table};
@@ -59,8 +60,8 @@ pub use launcher::Launcher;
 use launcher::{Host, Told};
 pub use report::{ERROR_FILE, report_error};
 pub use settings::{
-    FAMILY, HIERARCHY, INTERFACE, JOB_KEY, JOB_KEY_FILE, RENDEZVOUS_TIMEOUT, TABLE,
-    TABLE_BYTES_MAX, TIMEOUT, TRANSPORT,
+    FAMILY, HIERARCHY, INTERFACE, JOB_KEY, JOB_KEY_FILE, RECORD_DIR, RECORD_ENTRIES,
+    RENDEZVOUS_TIMEOUT, TABLE, TABLE_BYTES_MAX, TIMEOUT, TRANSPORT,
 };
 pub use variables::{ProcessEnvironment, Variables};
 
@@ -120,6 +121,10 @@ pub struct Launch {
     pub hierarchy: Option<Hierarchy>,
     /// Which algorithm at which size, if a file was named.
     pub table: Option<Table>,
+    /// How many operations the flight record holds, if it was said.
+    pub record_entries: Option<usize>,
+    /// Where the flight record goes when the group fails, if it was said.
+    pub record_dir: Option<PathBuf>,
 }
 
 /// Who runs the store.
@@ -173,6 +178,8 @@ impl Launch {
             transport: settings::transport(variables)?,
             hierarchy: settings::hierarchy(variables)?,
             table: settings::table(variables)?,
+            record_entries: settings::record_entries(variables)?,
+            record_dir: variables.value(RECORD_DIR).map(PathBuf::from),
         })
     }
 

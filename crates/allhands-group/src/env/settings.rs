@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allhands_collectives::RECORD_ENTRIES_MAX;
 use allhands_plan::Table;
 use allhands_transport::interface::{Family, InterfaceChoice};
 use allhands_wire::JobKey;
@@ -46,6 +47,12 @@ pub const TABLE: &str = "ALLHANDS_TABLE";
 
 /// Most bytes of such a file that are read.
 pub const TABLE_BYTES_MAX: u64 = 1 << 20;
+
+/// How many operations the flight record holds; 0 turns it off.
+pub const RECORD_ENTRIES: &str = "ALLHANDS_RECORD_ENTRIES";
+
+/// The folder into which each rank writes its flight record when the group fails.
+pub const RECORD_DIR: &str = "ALLHANDS_RECORD_DIR";
 
 pub(super) fn seconds(
     variables: &impl Variables,
@@ -94,6 +101,15 @@ pub(super) fn transport(variables: &impl Variables) -> Result<Option<Transport>,
 pub(super) fn hierarchy(variables: &impl Variables) -> Result<Option<Hierarchy>, EnvError> {
     let choices = [("auto", Hierarchy::Auto), ("off", Hierarchy::Off)];
     choice(variables, HIERARCHY, &choices, "auto or off")
+}
+
+pub(super) fn record_entries(variables: &impl Variables) -> Result<Option<usize>, EnvError> {
+    let Some(value) = variables.value(RECORD_ENTRIES) else { return Ok(None) };
+    let expected = "a number of operations up to 1048576";
+    match parse(RECORD_ENTRIES, &value, expected)? {
+        entries if entries <= RECORD_ENTRIES_MAX => Ok(Some(entries)),
+        _ => Err(EnvError::Value { variable: RECORD_ENTRIES, value, expected }),
+    }
 }
 
 pub(super) fn table(variables: &impl Variables) -> Result<Option<Table>, EnvError> {
@@ -178,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn the_flight_record_is_as_long_and_goes_where_the_variables_say() {
+        let before = with(&[]).unwrap();
+        assert_eq!((before.record_entries, before.record_dir), (None, None));
+        let said = with(&[(RECORD_ENTRIES, "0"), (RECORD_DIR, "/var/records")]).unwrap();
+        assert_eq!(said.record_entries, Some(0));
+        assert_eq!(said.record_dir.as_deref(), Some(std::path::Path::new("/var/records")));
+    }
+
+    #[test]
     fn nonsense_is_refused_with_its_value() {
         let refused = |name, value| with(&[(name, value)]).unwrap_err().to_string();
         assert!(refused("ALLHANDS_JOB_KEY", "abc").contains("ALLHANDS_JOB_KEY"));
@@ -185,6 +210,8 @@ mod tests {
         assert!(refused("ALLHANDS_TIMEOUT_SECONDS", "0").contains("above 0"));
         assert!(refused("ALLHANDS_TRANSPORT", "pigeon").contains("\"pigeon\" is not auto or tcp"));
         assert!(refused("ALLHANDS_HIERARCHY", "on").contains("\"on\" is not auto or off"));
+        assert!(refused("ALLHANDS_RECORD_ENTRIES", "-1").contains("\"-1\" is not a number of"));
+        assert!(refused("ALLHANDS_RECORD_ENTRIES", "1048577").contains("up to 1048576"));
         assert!(refused("GLOO_SOCKET_IFNAME", "10.0.0.0/40").contains("GLOO_SOCKET_IFNAME"));
         let error = refused("NCCL_SOCKET_FAMILY", "IPv6");
         assert!(
