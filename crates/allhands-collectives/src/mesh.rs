@@ -778,7 +778,7 @@ mod tests {
     #[test]
     fn a_forked_copy_of_a_mesh_is_dropped_without_a_word() {
         let (links, control) = local::fabric(1).remove(0);
-        let config = MeshConfig::new(1);
+        let config = MeshConfig::new(Cores::OneEach);
         let mut mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
         let shared = mesh.shared.clone();
         mesh.process ^= 1;

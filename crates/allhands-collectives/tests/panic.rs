@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use allhands_collectives::{
-    CallOptions, Communicator, DType, Error, GroupSpec, Links, Mesh, MeshConfig, Message, Peer,
-    Rank, ReduceOp, Selection, Shape, Spec, Tensor, local,
+    CallOptions, Communicator, Cores, DType, Error, GroupSpec, Links, Mesh, MeshConfig, Message,
+    Peer, Rank, ReduceOp, Selection, Shape, Spec, Tensor, local,
 };
 use allhands_transport::{Capabilities, Port, Unfinished, Wake};
 
@@ -92,7 +92,7 @@ fn on_ranks(driver: Driver, work: impl Fn(&Communicator, &AtomicBool) + Sync) {
             scope.spawn(move || {
                 let armed = Arc::new(AtomicBool::new(false));
                 let links = Brittle { links, driver, armed: armed.clone() };
-                let config = MeshConfig::new(WORLD);
+                let config = MeshConfig::new(Cores::Shared);
                 let mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
                 let members = (0..WORLD).map(Peer).collect();
                 let spec = GroupSpec { id: 7, epoch: 0, members };

@@ -18,7 +18,7 @@ fn ranks<T: Send>(world: u32, work: impl Fn(&Communicator) -> T + Sync) -> Vec<T
         let work = &work;
         let start = |(links, control)| {
             scope.spawn(move || {
-                let config = MeshConfig::new(world);
+                let config = MeshConfig::new(crate::processors::Cores::Shared);
                 let mesh = Mesh::start(Box::new(links), Box::new(control), config).unwrap();
                 let members = (0..world).map(Peer).collect();
                 let spec = GroupSpec { id: 1, epoch: 0, members };
