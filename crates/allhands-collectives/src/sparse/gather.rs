@@ -15,8 +15,9 @@ impl Call<'_> {
         spare: Option<SparseTensor>,
     ) -> Result<SparseTensor, Error> {
         let merge = self.gather_keys(cards, order)?;
-        let mut sum = self.sparse(SparseRows::new(self.layout.clone(), merge.distinct(), spare))?;
-        self.sparse(sum.set_keys(merge.keys()))?;
+        let mut sum =
+            self.sparse(SparseRows::new(self.layout.clone(), merge.keys().len(), spare))?;
+        self.sparse(sum.set_keys(merge.keys().iter().copied()))?;
         let row = self.layout.row_bytes();
         if row == 0 {
             return Ok(sum.finish());

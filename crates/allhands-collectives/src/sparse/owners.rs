@@ -27,7 +27,7 @@ impl Call<'_> {
         let received = self.distribute(cards, &ranges, tensor, order)?;
         let merge = Merge::of(&received.keys);
         let (row, size, me) = (self.layout.row_bytes(), keys::size(self.layout), self.rank());
-        let counts = self.all_gather_number(merge.distinct() as u64)?;
+        let counts = self.all_gather_number(merge.keys().len() as u64)?;
         let mut total = 0_usize;
         for (rank, &count) in counts.iter().enumerate() {
             if count > ranges[rank + 1] - ranges[rank] {
@@ -44,7 +44,7 @@ impl Call<'_> {
             own: allhands_plan::Own::InPlace,
         };
         let mut all = self.memory(keys::bytes(total * size))?;
-        keys::write(merge.keys(), size, &mut keys::of(&mut all)[before * size..]);
+        keys::write(merge.keys().iter().copied(), size, &mut keys::of(&mut all)[before * size..]);
         self.exchange(Step::Sums, exact(size), [], [keys::of(&mut all)])?;
         let all = keys::read(keys::of(&mut all), size);
         let mut from = 0;

@@ -6,6 +6,9 @@ use crate::{DType, Kernel};
 /// A row of a source: its key, and whose it is.
 type Entry = (u64, u32);
 
+/// In a list of sources: the row has the same key as the one before.
+const JOINS: u32 = 1 << 31;
+
 /// A list of operands in which nobody stands.
 const ABSENT: u32 = u32::MAX;
 
@@ -21,7 +24,7 @@ const NEUTRAL_BYTES: usize = 4096;
 /// use allhands_tensor::{DType, Merge, RowAdder};
 ///
 /// let merge = Merge::of(&[vec![1, 4], vec![4, 6]]);
-/// assert_eq!(merge.keys().collect::<Vec<_>>(), [1, 4, 6]);
+/// assert_eq!(merge.keys(), [1, 4, 6]);
 /// let mut sums = [0_u8; 3];
 /// let mut adder = RowAdder::new(DType::U8, 1, 2);
 /// let rows = adder.add(&merge, 0..merge.len(), &[&[10, 20], &[30, 40]], &mut sums);
@@ -29,61 +32,68 @@ const NEUTRAL_BYTES: usize = 4096;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Merge {
-    entries: Vec<Entry>,
-    distinct: usize,
+    /// Whose row each is, with [`JOINS`] if it is added to the one before.
+    sources: Vec<u32>,
+    /// Of the sum.
+    keys: Vec<u64>,
 }
 
 impl Merge {
     /// Merges the keys of all sources, each of which rises.
+    ///
+    /// # Panics
+    /// If there are 2³¹ sources or more.
     #[must_use]
     pub fn of<K: AsRef<[u64]>>(sources: &[K]) -> Self {
-        let mut lists: Vec<Vec<Entry>> = sources
-            .iter()
-            .zip(0..)
-            .map(|(keys, source)| keys.as_ref().iter().map(|&key| (key, source)).collect())
+        assert!(sources.len() < JOINS as usize, "{} sources", sources.len());
+        let numbered: Vec<(&[u64], u32)> = sources.iter().map(K::as_ref).zip(0..).collect();
+        let mut lists: Vec<Vec<Entry>> = numbered
+            .chunks(2)
+            .map(|pair| match *pair {
+                [(a, i), (b, j)] => two(a, b, |&key| (key, i), |&key| (key, j)),
+                _ => pair.iter().flat_map(|&(a, i)| a.iter().map(move |&key| (key, i))).collect(),
+            })
             .collect();
         while lists.len() > 1 {
-            let mut pairs = lists.into_iter();
-            let mut merged = Vec::with_capacity(pairs.len().div_ceil(2));
-            while let Some(first) = pairs.next() {
-                merged.push(match pairs.next() {
-                    Some(second) => two(&first, &second),
-                    None => first,
-                });
-            }
-            lists = merged;
+            let halves = lists.chunks_mut(2).map(|pair| match pair {
+                [a, b] => two(a, b, |&entry| entry, |&entry| entry),
+                rest => rest.iter_mut().flat_map(std::mem::take).collect(),
+            });
+            lists = halves.collect();
         }
         let entries = lists.pop().unwrap_or_default();
-        let repeated = entries.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
-        let distinct = entries.len() - repeated;
-        Self { entries, distinct }
+        let mut keys = Vec::with_capacity(entries.len());
+        let mut last = None;
+        let marked = entries.iter().map(|&(key, source)| {
+            if last == Some(key) {
+                return source | JOINS;
+            }
+            last = Some(key);
+            keys.push(key);
+            source
+        });
+        Self { sources: marked.collect(), keys }
     }
 
     /// Rows of all sources.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.sources.len()
     }
 
     /// Whether no source has a row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Rows of the sum.
-    #[must_use]
-    pub fn distinct(&self) -> usize {
-        self.distinct
+        self.sources.is_empty()
     }
 
     /// Keys of the sum, rising.
-    pub fn keys(&self) -> impl Iterator<Item = u64> {
-        let first = |at: &usize| *at == 0 || self.entries[at - 1].0 != self.entries[*at].0;
-        (0..self.entries.len()).filter(first).map(|at| self.entries[at].0)
+    #[must_use]
+    pub fn keys(&self) -> &[u64] {
+        &self.keys
     }
 
-    /// Where a part that begins with entry `from` ends if no source may have more than `most` rows in it. Parts never
+    /// Where a part that begins with row `from` ends if no source may have more than `most` rows in it. Parts never
     /// separate what is added. `rows` gets the rows of each source.
     ///
     /// # Panics
@@ -92,46 +102,42 @@ impl Merge {
     pub fn part(&self, from: usize, most: usize, rows: &mut [usize]) -> usize {
         assert!(most > 0, "a part without rows");
         rows.fill(0);
-        let mut end = from;
-        while end < self.entries.len() {
-            let group = self.group(end);
-            if self.entries[end..group].iter().any(|&(_, source)| rows[source as usize] == most) {
-                break;
+        let mut begun = from;
+        for (at, &mark) in self.sources.iter().enumerate().skip(from) {
+            if mark & JOINS == 0 {
+                begun = at;
             }
-            for &(_, source) in &self.entries[end..group] {
-                rows[source as usize] += 1;
+            let count = &mut rows[(mark & !JOINS) as usize];
+            if *count == most {
+                // Back to where the rows of this key begin.
+                for &mark in &self.sources[begun..at] {
+                    rows[(mark & !JOINS) as usize] -= 1;
+                }
+                return begun;
             }
-            end = group;
+            *count += 1;
         }
-        end
-    }
-
-    /// Where the entries of the same key as that of entry `at` end.
-    #[inline]
-    fn group(&self, at: usize) -> usize {
-        let key = self.entries[at].0;
-        let mut end = at + 1;
-        while end < self.entries.len() && self.entries[end].0 == key {
-            end += 1;
-        }
-        end
+        self.sources.len()
     }
 }
 
 /// Merges two lists; of equal keys those of `a` come first.
-fn two(a: &[Entry], b: &[Entry]) -> Vec<Entry> {
-    let mut merged = Vec::with_capacity(a.len() + b.len());
+fn two<T>(a: &[T], b: &[T], of_a: impl Fn(&T) -> Entry, of_b: impl Fn(&T) -> Entry) -> Vec<Entry> {
+    let mut merged = vec![(0, 0); a.len() + b.len()];
     let (mut i, mut j) = (0, 0);
+    let mut places = merged.iter_mut();
     // No branch depends on which is less: random keys would be mispredicted half of the time.
     while i < a.len() && j < b.len() {
-        let (x, y) = (a[i], b[j]);
+        let (x, y) = (of_a(&a[i]), of_b(&b[j]));
         let second = y.0 < x.0;
-        merged.push(if second { y } else { x });
+        if let Some(place) = places.next() {
+            *place = if second { y } else { x };
+        }
         j += usize::from(second);
         i += usize::from(!second);
     }
-    merged.extend_from_slice(&a[i..]);
-    merged.extend_from_slice(&b[j..]);
+    let rest = a[i..].iter().map(of_a).chain(b[j..].iter().map(of_b));
+    places.zip(rest).for_each(|(place, entry)| *place = entry);
     merged
 }
 
@@ -168,7 +174,7 @@ impl RowAdder {
         Self { kernel, row: row_bytes, sources, neutral, places: Vec::new(), done: Vec::new() }
     }
 
-    /// Writes the sums of the entries `range` of `merge` to the beginning of `out`, one row after the other, and says how
+    /// Writes the sums of the rows `range` of `merge` to the beginning of `out`, one row after the other, and says how
     /// many rows those are. `rows[s]` begins with the rows of source `s` in that range.
     ///
     /// # Panics
@@ -181,41 +187,34 @@ impl RowAdder {
         out: &mut [u8],
     ) -> usize {
         assert!(rows.len() == self.sources, "{} of {} sources", rows.len(), self.sources);
-        let entries = &merge.entries;
+        let marks = &merge.sources[range];
         self.done.clear();
         self.done.resize(self.sources, 0);
         let longest = self.neutral.len().checked_div(self.row).unwrap_or(1).max(1);
         let mut operands: Vec<&[u8]> = Vec::new();
-        let mut at = range.start;
+        let mut at = 0;
         let mut written = 0;
-        while at < range.end {
-            let group = merge.group(at);
-            let size = group - at;
-            // Neighbours that the same sources have are one run: their rows lie one after the other.
-            let most = if size > 2 { longest } else { usize::MAX };
-            let mut run = 1;
-            let mut end = group;
-            while run < most
-                && end + size <= range.end
-                && same(&entries[at..group], &entries[end..end + size])
-                && merge.group(end) == end + size
-            {
-                end += size;
-                run += 1;
-            }
+        while at < marks.len() {
+            let group = group(marks, at);
+            let (end, run) = match group.len() {
+                1 => run_of_one(marks, at),
+                2 => run_of(marks, at, 2, usize::MAX),
+                // Neutral rows may stand in for others, and there are so many of them.
+                size => run_of(marks, at, size, longest),
+            };
             let bytes = run * self.row;
             let target = &mut out[written * self.row..][..bytes];
-            let source = |source: u32| {
-                let from = self.done[source as usize] * self.row;
-                &rows[source as usize][from..from + bytes]
+            let source = |mark: u32| {
+                let source = (mark & !JOINS) as usize;
+                &rows[source][self.done[source] * self.row..][..bytes]
             };
-            match &entries[at..group] {
-                [(_, only)] => target.copy_from_slice(source(*only)),
-                [(_, first), (_, second)] => {
-                    self.kernel.reduce(target, None, &[source(*first), source(*second)]);
+            match *group {
+                [only] => target.copy_from_slice(source(only)),
+                [first, second] => {
+                    self.kernel.reduce(target, None, &[source(first), source(second)]);
                 }
-                several => {
-                    place(several, self.sources, &mut self.places);
+                _ => {
+                    place(group, self.sources, &mut self.places);
                     operands.clear();
                     operands.extend(self.places.iter().map(|&place| match place {
                         ABSENT => &self.neutral[..bytes],
@@ -224,8 +223,8 @@ impl RowAdder {
                     self.kernel.reduce(target, None, &operands);
                 }
             }
-            for &(_, source) in &entries[at..group] {
-                self.done[source as usize] += run;
+            for &mark in group {
+                self.done[(mark & !JOINS) as usize] += run;
             }
             at = end;
             written += run;
@@ -234,19 +233,50 @@ impl RowAdder {
     }
 }
 
-/// Whether two groups of equal length are of the same sources, each of one key.
+/// The rows that have the key of row `at`, which is the first of them.
 #[inline]
-fn same(a: &[Entry], b: &[Entry]) -> bool {
-    let key = b[0].0;
-    a.iter().zip(b).all(|(a, b)| a.1 == b.1 && b.0 == key)
+fn group(marks: &[u32], at: usize) -> &[u32] {
+    let mut end = at + 1;
+    while end < marks.len() && marks[end] & JOINS != 0 {
+        end += 1;
+    }
+    &marks[at..end]
+}
+
+/// Where the neighbours end that one source alone has, as it has row `at`, and how many they are: their rows lie one after the other.
+#[inline]
+fn run_of_one(marks: &[u32], at: usize) -> (usize, usize) {
+    let mut end = at + 1;
+    while end < marks.len() && marks[end] == marks[at] {
+        end += 1;
+    }
+    // The last of them may have company.
+    if end < marks.len() && marks[end] & JOINS != 0 {
+        end -= 1;
+    }
+    (end, end - at)
+}
+
+/// The same for groups of `size` sources, at most `most` of them.
+fn run_of(marks: &[u32], at: usize, size: usize, most: usize) -> (usize, usize) {
+    let (mut end, mut run) = (at + size, 1);
+    while run < most
+        && marks.get(end..end + size) == Some(&marks[at..at + size])
+        && marks.get(end + size).is_none_or(|mark| mark & JOINS == 0)
+    {
+        end += size;
+        run += 1;
+    }
+    (end, run)
 }
 
 /// Where the contributors stand in a tree over all sources. Levels at which no two of them meet are left out, as adding
 /// nothing changes nothing.
-fn place(contributors: &[Entry], sources: usize, places: &mut Vec<u32>) {
+fn place(contributors: &[u32], sources: usize, places: &mut Vec<u32>) {
     places.clear();
     places.resize(sources, ABSENT);
-    for &(_, source) in contributors {
+    for mark in contributors {
+        let source = mark & !JOINS;
         places[source as usize] = source;
     }
     let meet =
@@ -284,7 +314,7 @@ mod tests {
     #[test]
     fn parts_do_not_separate_what_is_added() {
         let merge = Merge::of(&[vec![0, 1, 2, 9], vec![1, 2, 3], vec![2]]);
-        assert_eq!((merge.len(), merge.distinct()), (8, 5));
+        assert_eq!((merge.len(), merge.keys()), (8, &[0, 1, 2, 3, 9][..]));
         let mut rows = [0; 3];
         let first = merge.part(0, 2, &mut rows);
         assert_eq!((first, rows), (3, [2, 1, 0]));
@@ -296,9 +326,8 @@ mod tests {
     #[test]
     fn levels_without_a_meeting_are_left_out() {
         let places = |contributors: &[u32], sources| {
-            let entries: Vec<Entry> = contributors.iter().map(|&source| (7, source)).collect();
             let mut places = Vec::new();
-            place(&entries, sources, &mut places);
+            place(contributors, sources, &mut places);
             places
         };
         assert_eq!(places(&[0, 2, 5], 6), [0, 2, 5]);
