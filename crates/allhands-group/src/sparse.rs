@@ -146,7 +146,20 @@ impl ProcessGroup {
         op: ReduceOp,
     ) -> Work<SparseTensor> {
         let communicator = &self.inner.communicator;
-        let pending = communicator.start_all_reduce_sparse(tensor, op, &self.options);
+        let pending = communicator.start_all_reduce_sparse(tensor, None, op, &self.options);
         Work::composed(Box::new(pending), Operation::AllReduceSparse)
+    }
+
+    /// As [`ProcessGroup::all_reduce_sparse_at`], on a tensor that is handed over, like
+    /// [`ProcessGroup::all_reduce_sparse_async`]. The indices are not needed any more when this returns.
+    pub fn all_reduce_sparse_at_async<'a>(
+        &self,
+        tensor: SparseTensor,
+        indices: impl Into<TensorRef<'a>>,
+        op: ReduceOp,
+    ) -> Work<SparseTensor> {
+        let (communicator, indices) = (&self.inner.communicator, Some(indices.into()));
+        let pending = communicator.start_all_reduce_sparse(tensor, indices, op, &self.options);
+        Work::composed(Box::new(pending), Operation::AllReduceSparseAt)
     }
 }

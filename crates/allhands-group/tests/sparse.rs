@@ -241,6 +241,10 @@ fn agreed_indices_reduce_values_only() {
             let zeros = group.all_reduce_sparse_at(&nothing, indices(), ReduceOp::Sum).unwrap();
             assert_eq!(zeros.values().to_vec::<f32>().unwrap(), [0.0; 4]);
             assert_eq!(before.indices().to_vec::<i64>().unwrap(), agreed);
+            let other = tensor.duplicate();
+            let later = group.all_reduce_sparse_at_async(other, indices(), ReduceOp::Sum);
+            assert_eq!(later.operation().name(), "all_reduce_sparse_at");
+            assert_eq!(bits(&later.wait().unwrap()), bits(&before));
             before.values().to_vec::<f32>().unwrap()
         });
         let each = |row: i64| {
@@ -334,6 +338,9 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
             reason(group.all_reduce_sparse_at(&tensor, indices, ReduceOp::Sum).unwrap_err())
         };
         assert!(matches!(at(&[3, 1], &[1, 2]), Invalid::SparseFalling));
+        let falling = TensorRef::shaped(&[3_i64, 1], &[1, 2]).unwrap();
+        let work = group.all_reduce_sparse_at_async(tensor.duplicate(), falling, ReduceOp::Sum);
+        assert!(matches!(reason(work.wait().unwrap_err().error), Invalid::SparseFalling));
         assert!(matches!(at(&[3, 3], &[1, 2]), Invalid::SparseFalling));
         assert!(matches!(at(&[1, 4], &[1, 2]), Invalid::SparseStranger { key: 3 }));
         assert!(matches!(at(&[3, 5], &[1, 2]), Invalid::Sparse(_)));

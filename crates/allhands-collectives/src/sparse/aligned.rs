@@ -1,10 +1,9 @@
 //! All ranks know the same positions: only values travel.
 
-use allhands_tensor::{ReduceOp, RowOrder, SparseRows, SparseTensor, Tensor};
+use allhands_tensor::{ReduceOp, RowOrder, SparseRows, SparseTensor};
 
 use super::{Call, Step};
 use crate::error::Error;
-use crate::sparse::lanes::Place;
 
 /// The first row whose key is not among the agreed ones. Both rise.
 pub(super) fn stranger(keys: &[u64], agreed: &[u64]) -> Option<usize> {
@@ -34,15 +33,12 @@ impl Call<'_> {
 
     /// Ranks that have agreed on keys, of which each has some.
     pub(super) fn sum_at(
-        mut self,
-        cards: &Tensor,
-        place: Place,
+        &mut self,
         tensor: &SparseTensor,
         order: &RowOrder,
         agreed: &[u64],
         spare: Option<SparseTensor>,
     ) -> Result<SparseTensor, Error> {
-        let (_, _place) = self.agree(cards, true, place)?;
         let row = self.layout.row_bytes();
         let mut sum = self.sparse(SparseRows::new(self.layout.clone(), agreed.len(), spare))?;
         self.sparse(sum.set_keys(agreed.iter().copied()))?;

@@ -32,6 +32,7 @@ mod owners;
 mod pending;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use std::time::Instant;
 
@@ -39,7 +40,6 @@ use allhands_engine::flat::BOARD_CHANNEL;
 use allhands_plan::{Counts, Own, Shape};
 use allhands_tensor::{
     DType, ReduceOp, RowOrder, SparseError, SparseLayout, SparseTensor, Tensor, TensorError,
-    TensorRef,
 };
 use smallvec::SmallVec;
 
@@ -47,8 +47,8 @@ pub(crate) use agree::Sides;
 pub use agree::SparseSide;
 use agree::{Card, Manner, WORDS};
 use choose::{Method, Way};
+pub(crate) use lanes::Lanes;
 use lanes::Place;
-pub(crate) use lanes::{Lanes, SPARSE_MAX};
 pub use pending::SparsePending;
 
 use crate::communicator::{CallOptions, Communicator, Part, Spec};
@@ -94,6 +94,20 @@ pub(crate) enum Step {
     Positions = 6,
 }
 
+/// A call that makes sense on this rank.
+struct Begun {
+    order: RowOrder,
+    /// Keys that all ranks know, where the call names them.
+    agreed: Option<Vec<u64>>,
+    place: Place,
+}
+
+impl Begun {
+    fn card(&self, layout: &SparseLayout, manner: Manner) -> Card {
+        Card::of(layout, self.agreed.as_deref().unwrap_or(self.order.keys()), manner)
+    }
+}
+
 /// One call, on its way.
 struct Call<'a> {
     group: &'a Communicator,
@@ -136,7 +150,17 @@ impl<'a> Call<'a> {
         options: &CallOptions,
         layout: &'a SparseLayout,
     ) -> Self {
-        let begun = Instant::now();
+        Self::since(Instant::now(), group, operation, options, layout)
+    }
+
+    /// A call that has begun before.
+    fn since(
+        begun: Instant,
+        group: &'a Communicator,
+        operation: Operation,
+        options: &CallOptions,
+        layout: &'a SparseLayout,
+    ) -> Self {
         let deadline = begun.checked_add(options.timeout);
         Self { group, operation, options: options.clone(), layout, dtype: None, begun, deadline }
     }
@@ -299,14 +323,17 @@ impl<'a> Call<'a> {
     fn sum(
         mut self,
         cards: &Tensor,
-        place: Place,
+        begun: Begun,
         tensor: &SparseTensor,
-        order: &RowOrder,
         spare: Option<SparseTensor>,
     ) -> Result<SparseTensor, Error> {
-        let (cards, _place) = self.agree(cards, false, place)?;
+        let Begun { order, agreed, place } = begun;
+        let (cards, _place) = self.agree(cards, agreed.is_some(), place)?;
+        if let Some(agreed) = agreed {
+            return self.sum_at(tensor, &order, &agreed, spare);
+        }
         let way = if self.on_board() { Way::Board } else { Way::Links };
-        self.sum_by(choose::method(&cards, way), &cards, tensor, order, spare)
+        self.sum_by(choose::method(&cards, way), &cards, tensor, &order, spare)
     }
 
     /// The steps of one method.
@@ -323,157 +350,6 @@ impl<'a> Call<'a> {
             Method::Gather => self.gather(cards, tensor, order, spare),
             Method::Owners => self.owners(cards, tensor, order, spare),
             Method::Dense => self.dense(tensor, order, spare),
-        }
-    }
-}
-
-impl Communicator {
-    /// The sum of all ranks' sparse tensors, coalesced, with the same bits on all ranks. A row that occurs on one rank only is
-    /// copied. `spare` gives its memory to the result where it is large enough.
-    ///
-    /// All ranks tell first what they have, then evaluate the same formula and take the cheapest method. It counts bytes that
-    /// the busiest rank receives, those that it reads or writes in memory at 1/4 of one, and 32 KiB for each step in which ranks
-    /// wait for each other. With P ranks, N rows in all, U rows of the sum (estimated from samples of each rank's keys), R positions,
-    /// v bytes of a row of values and k = 4 or 8 bytes of a key:
-    ///
-    /// | method | steps | received | memory |
-    /// |---|---|---|---|
-    /// | gather: all rows to everybody, added as they come | 2 | (P−1)/P N(v+k) | (N+U)v |
-    /// | owners: rows to the owner of their range, sums to everybody; not for P = 2 | 4 | (P−1)/P (N/P+U)(v+k) | (N+U)v/P |
-    /// | dense: the whole tensor, and a bit for each position | 2 | 2(P−1)/P (Rv + R/8) | (3R+U)v |
-    ///
-    /// Where all ranks have the same positions, their values alone are reduced. In shared memory bytes between owners count twice, since
-    /// blocks of unequal length do not go through boards.
-    ///
-    /// # Errors
-    /// See [`Error`]; reductions other than the sum are refused before anything is sent, ranks whose tensors do not fit together
-    /// get an error that names them, and the group goes on in both cases.
-    pub fn all_reduce_sparse(
-        &self,
-        tensor: &SparseTensor,
-        op: ReduceOp,
-        options: &CallOptions,
-        spare: Option<SparseTensor>,
-    ) -> Result<SparseTensor, Error> {
-        let operation = Operation::AllReduceSparse;
-        self.check_sparse(operation, op, options)?;
-        let order = tensor.order();
-        let place = self.enter(operation, options)?;
-        let mut call = Call::new(self, operation, options, tensor.layout());
-        let card = Card::of(tensor.layout(), order.keys(), Manner::Blocking);
-        let mut cards = call.cards(&card)?;
-        call.step(&call.meeting(), [], [keys::of(&mut cards)])?;
-        call.sum(&cards, place, tensor, &order, spare)
-    }
-
-    /// The same where all ranks know already at which positions any of them may have rows: `indices`, i64,
-    /// `[sparse dimensions, positions]`, rising. Nothing but values is reduced; where a rank has no row it counts as zeros, and the
-    /// result has a row for each of these positions.
-    ///
-    /// # Errors
-    /// As [`Communicator::all_reduce_sparse`]. Indices that do not rise or lack one of this rank's are refused before anything
-    /// is sent; ranks that pass different ones get an error that names them.
-    pub fn all_reduce_sparse_at(
-        &self,
-        tensor: &SparseTensor,
-        indices: TensorRef<'_>,
-        op: ReduceOp,
-        options: &CallOptions,
-        spare: Option<SparseTensor>,
-    ) -> Result<SparseTensor, Error> {
-        let operation = Operation::AllReduceSparseAt;
-        self.check_sparse(operation, op, options)?;
-        let agreed = self.agreed(tensor, indices)?;
-        let order = tensor.order();
-        if let Some(row) = aligned::stranger(order.keys(), &agreed) {
-            return Err(self.invalid(operation, Invalid::SparseStranger { key: order.keys()[row] }));
-        }
-        let place = self.enter(operation, options)?;
-        let mut call = Call::new(self, operation, options, tensor.layout());
-        let card = Card::of(tensor.layout(), &agreed, Manner::Blocking);
-        let mut cards = call.cards(&card)?;
-        call.step(&call.meeting(), [], [keys::of(&mut cards)])?;
-        call.sum_at(&cards, place, tensor, &order, &agreed, spare)
-    }
-
-    /// Starts [`Communicator::all_reduce_sparse`]. Rows that are not coalesced are sorted before this returns; a thread of the
-    /// call's own does the rest.
-    #[must_use]
-    pub fn start_all_reduce_sparse(
-        &self,
-        tensor: SparseTensor,
-        op: ReduceOp,
-        options: &CallOptions,
-    ) -> SparsePending {
-        let operation = Operation::AllReduceSparse;
-        let begin = || {
-            self.check_sparse(operation, op, options)?;
-            let order = tensor.order();
-            let place = self.enter(operation, options)?;
-            let call = Call::new(self, operation, options, tensor.layout());
-            let card = Card::of(tensor.layout(), order.keys(), Manner::Asynchronous);
-            let cards = call.cards(&card)?;
-            let meeting = self.start(&call.meeting(), options, Vec::new(), vec![cards]);
-            Ok((order, place, meeting, call.begun))
-        };
-        match begin() {
-            Ok((order, place, meeting, begun)) => {
-                let (group, options) = (self.another(), options.clone());
-                SparsePending::spawn(tensor, move |tensor| {
-                    let mut call = Call::new(&group, operation, &options, tensor.layout());
-                    call.deadline = begun.checked_add(options.timeout);
-                    call.begun = begun;
-                    let (met, mut buffers) = meeting.wait();
-                    met.map_err(|error| error.within(begun.elapsed(), options.timeout))?;
-                    let cards = buffers.outputs.pop();
-                    let cards = cards.ok_or_else(|| call.garbled(call.rank(), "nothing"))?;
-                    call.sum(&cards, place, tensor, &order, None)
-                })
-                .unwrap_or_else(|refused| {
-                    let (tensor, error) = *refused;
-                    let reason = Invalid::Thread { reason: error.to_string() };
-                    self.abort(format!("rank {} got no thread for {operation}", self.rank().0));
-                    SparsePending::refused(tensor, self.invalid(operation, reason))
-                })
-            }
-            Err(error) => SparsePending::refused(tensor, error),
-        }
-    }
-
-    fn check_sparse(
-        &self,
-        operation: Operation,
-        op: ReduceOp,
-        options: &CallOptions,
-    ) -> Result<(), Error> {
-        let reason = if op != ReduceOp::Sum {
-            Invalid::SparseReduction { op }
-        } else if options.algorithm.is_some() {
-            Invalid::SparseAlgorithm
-        } else if options.channel >= LATER_STEPS {
-            Invalid::SparseChannel { channel: options.channel }
-        } else {
-            return Ok(());
-        };
-        Err(self.invalid(operation, reason))
-    }
-
-    fn enter(&self, operation: Operation, options: &CallOptions) -> Result<Place, Error> {
-        let place = self.lanes.enter(options.channel);
-        place.ok_or_else(|| self.invalid(operation, Invalid::TooManySparse { limit: SPARSE_MAX }))
-    }
-
-    /// The keys of indices that all ranks know.
-    fn agreed(&self, tensor: &SparseTensor, indices: TensorRef<'_>) -> Result<Vec<u64>, Error> {
-        let invalid = |reason| self.invalid(Operation::AllReduceSparseAt, reason);
-        let positions = indices.shape().get(1).copied().unwrap_or(0);
-        let shape = tensor.layout().sparse_shape();
-        let marks = Tensor::try_zeros(DType::U8, &[positions]).map_err(SparseError::from);
-        let pattern = marks.and_then(|marks| SparseTensor::new(indices.to_tensor(), marks, shape));
-        match pattern {
-            Ok(pattern) if pattern.is_coalesced() => Ok(pattern.order().keys().to_vec()),
-            Ok(_) => Err(invalid(Invalid::SparseFalling)),
-            Err(error) => Err(invalid(Invalid::Sparse(error))),
         }
     }
 }

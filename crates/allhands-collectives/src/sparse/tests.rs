@@ -48,14 +48,12 @@ fn tensor(seed: u64, rows: usize, shape: &[usize]) -> SparseTensor {
 /// The first step, then the given method.
 fn by(group: &Communicator, method: Method, tensor: &SparseTensor) -> (Vec<i64>, Vec<u8>) {
     let options = CallOptions::default();
-    let order = tensor.order();
-    let place = group.enter(Operation::AllReduceSparse, &options).unwrap();
+    let begun = group.begin_sparse(tensor, None, ReduceOp::Sum, &options).unwrap();
     let mut call = Call::new(group, Operation::AllReduceSparse, &options, tensor.layout());
-    let card = Card::of(tensor.layout(), order.keys(), Manner::Blocking);
-    let mut cards = call.cards(&card).unwrap();
+    let mut cards = call.cards(&begun.card(tensor.layout(), Manner::Blocking)).unwrap();
     call.step(&call.meeting(), [], [keys::of(&mut cards)]).unwrap();
-    let (cards, _) = call.agree(&cards, false, place).unwrap();
-    let sum = call.sum_by(method, &cards, tensor, &order, None).unwrap();
+    let (cards, _) = call.agree(&cards, false, begun.place).unwrap();
+    let sum = call.sum_by(method, &cards, tensor, &begun.order, None).unwrap();
     let values = sum.values();
     (sum.indices().to_vec().unwrap(), values.as_bytes().unwrap().to_vec())
 }
