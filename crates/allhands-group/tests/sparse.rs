@@ -5,6 +5,7 @@
 mod ranks;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use allhands_group::{
@@ -437,10 +438,12 @@ fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
 fn a_rank_that_does_not_come_is_missed_within_the_call_s_limit() {
     let limit = Duration::from_millis(200);
     let short = Config { timeout: limit, ..Config::default() };
+    let told = AtomicU32::new(0);
     let begun = std::time::Instant::now();
     threads(3, &short, |group| {
         if group.rank() == Rank(2) {
-            while begun.elapsed() < 4 * limit {
+            // Alive, but busy with something else.
+            while told.load(Ordering::Acquire) < 2 && begun.elapsed() < Duration::from_secs(30) {
                 std::thread::yield_now();
             }
             return;
@@ -450,6 +453,7 @@ fn a_rank_that_does_not_come_is_missed_within_the_call_s_limit() {
             Rank(0) => group.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap_err(),
             _ => group.all_reduce_sparse_async(tensor, ReduceOp::Sum).wait().unwrap_err().error,
         };
+        told.fetch_add(1, Ordering::Release);
         let text = error.to_string();
         assert!(text.contains("all_reduce_sparse(sum) in shape [5] on rank"), "{text}");
         assert!(
