@@ -54,6 +54,7 @@ impl Recipe {
         let same_call = mine.shape == spec.shape
             && mine.dtype == spec.dtype
             && mine.reduction == spec.reduction
+            && mine.part == spec.part
             && is_same(&mine.dims, &spec.dims);
         let same_factor = match (self.spec.reduction, spec.reduction) {
             // Zeros of both signs are equal, and give other bits.
@@ -106,5 +107,46 @@ impl Recipes {
     pub(crate) fn keep(&mut self, recipe: Arc<Recipe>) {
         self.latest.truncate(RECIPES_KEPT - 1);
         self.latest.insert(0, recipe);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use allhands_plan::{Plan, Rank, Shape};
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::communicator::Part;
+    use crate::operation::Operation;
+
+    fn recipe(spec: &Spec) -> Recipe {
+        let kernel = Kernel::new(DType::F32, ReduceOp::Sum).unwrap();
+        let plan = Plan::build(&spec.shape, Algorithm::Ring, 2, Rank(0)).unwrap();
+        let plan = Arc::new(Prepared::new(plan));
+        Recipe::new(spec, &CallOptions::default(), Some(kernel), plan, Descriptor::default(), 1)
+    }
+
+    /// Each field of a call, and of its options, makes another one of it.
+    #[test]
+    fn a_recipe_is_for_one_call() {
+        let reduction = Some(ReduceOp::PremulSum(0.0));
+        let spec = Spec::new(Shape::AllReduce { len: 8 }, Some(DType::F32), reduction);
+        let (recipe, plain) = (recipe(&spec), CallOptions::default());
+        assert!(recipe.is_for(&spec, &plain));
+        let operation = Operation::AllReduceSparse;
+        let part = Some(Part { operation, dtype: Some(DType::F32), step: 0 });
+        let others = [
+            Spec { shape: Shape::AllReduce { len: 9 }, ..spec.clone() },
+            Spec { dtype: Some(DType::I32), ..spec.clone() },
+            Spec { reduction: Some(ReduceOp::Max), ..spec.clone() },
+            Spec { reduction: Some(ReduceOp::PremulSum(-0.0)), ..spec.clone() },
+            Spec { dims: SmallVec::from_slice(&[2, 4]), ..spec.clone() },
+            Spec { part, ..spec.clone() },
+        ];
+        for other in &others {
+            assert!(!recipe.is_for(other, &plain), "{other:?}");
+        }
+        assert!(!recipe.is_for(&spec, &plain.clone().by(Algorithm::Direct)));
+        assert!(!recipe.is_for(&spec, &CallOptions { label: "other".to_owned(), ..plain }));
     }
 }
