@@ -183,17 +183,15 @@ impl Engine {
             self.put_op(op);
             return Ok(key);
         }
+        let peer = self.group_ref(group.0).peer_of(rank);
         let point = &mut self.group_mut(group.0).point[rank.index()];
         let found = point.unexpected.iter().position(|m| m.tag == tag);
-        let Some(message) = found.and_then(|at| point.unexpected.remove(at)) else {
-            point.posted.push_back(Posted { op: key, tag });
+        let Some(message) = found.and_then(|at| self.take_unexpected(peer, group.0, rank, at))
+        else {
+            self.group_mut(group.0).point[rank.index()].posted.push_back(Posted { op: key, tag });
             self.put_op(op);
             return Ok(key);
         };
-        point.returned += message.cost;
-        let peer = self.group_ref(group.0).peer_of(rank);
-        let pool = &mut self.peers[peer.index()].point_pool;
-        *pool = pool.saturating_sub(message.cost);
         let header = Header {
             channel: POINT_CHANNEL,
             seq: message.seq,
@@ -216,6 +214,22 @@ impl Engine {
         }
         self.settle_op(op);
         Ok(key)
+    }
+
+    /// Takes a message that nobody had asked for. Its room in the window is its sender's again.
+    fn take_unexpected(
+        &mut self,
+        peer: Peer,
+        group: u32,
+        rank: Rank,
+        at: usize,
+    ) -> Option<Unexpected> {
+        let point = &mut self.group_mut(group).point[rank.index()];
+        let message = point.unexpected.remove(at)?;
+        point.returned += message.cost;
+        let pool = &mut self.peers[peer.index()].point_pool;
+        *pool = pool.saturating_sub(message.cost);
+        Some(message)
     }
 
     /// Checks that a matched message is what the receive expects.

@@ -124,12 +124,11 @@ impl Engine {
             return if target.len() > SHORT_MESSAGE_MAX { Looked::Unfit } else { Looked::Absent };
         }
         target.copy_from_slice(&found.bytes);
-        let Some(found) = point.unexpected.remove(at) else { return Looked::Unfit };
         let asked = point.asked;
         point.asked += 1;
-        point.returned += found.cost;
-        let pool = &mut self.peers[peer.index()].point_pool;
-        *pool = pool.saturating_sub(found.cost);
+        let Some(found) = self.take_unexpected(peer, group.0, message.peer, at) else {
+            return Looked::Unfit;
+        };
         self.return_window(peer, group.0, message.peer, None);
         self.spare.keep_held(found.bytes);
         Looked::Taken(asked)

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use allhands_engine::{Config, Failure, PointSubmission, Refused, Space, Storage};
+use allhands_engine::{
+    Config, Failure, Looked, PointSubmission, Refused, SHORT_MESSAGE_MAX, ShortMessage, Space,
+    Storage,
+};
 use allhands_plan::Rank;
 use allhands_tensor::DType;
 use allhands_wire::{Cause, Descriptor, Peer};
@@ -78,8 +81,13 @@ fn exchange(
 fn check(here: &mut World, sent: &[Sent]) {
     let seed = here.seed;
     for Sent { from, to, tag, bytes, place } in sent {
-        let finished = here.calls[*to][*place].outcome.take().unwrap();
+        let call = &mut here.calls[*to][*place];
         let name = format!("{from} to {to} tag {tag}, seed {seed}");
+        if let Some(short) = call.short.take() {
+            assert!(short == *bytes, "{name}: wrong bytes of a short message");
+            continue;
+        }
+        let finished = call.outcome.take().unwrap();
         assert!(finished.result.is_ok(), "{name}: {:?}", finished.result);
         assert!(joined(finished.data) == *bytes, "{name}: wrong bytes");
     }
@@ -87,6 +95,14 @@ fn check(here: &mut World, sent: &[Sent]) {
         assert_eq!((engine.footprint().point_pool, engine.footprint().held), (0, 0));
         assert_eq!(engine.pending(), 0);
     }
+}
+
+/// Messages that went, and came, without an operation.
+fn shorts(here: &World, sent: &[Sent]) -> (usize, usize) {
+    let short = |rank: usize| here.calls[rank].iter().filter(|call| call.short.is_some()).count();
+    let received = |at: &&Sent| here.calls[at.to][at.place].short.is_some();
+    let received = sent.iter().filter(received).count();
+    ((0..here.engines.len()).map(short).sum::<usize>() - received, received)
 }
 
 fn text(rng: &mut Rng, len: usize) -> Vec<u8> {
@@ -119,6 +135,80 @@ fn messages_keep_the_order_of_their_tag_under_any_timing() {
         here.run();
         check(&mut here, &sent);
     }
+}
+
+/// Those that need no operation are mixed with those that do.
+#[test]
+fn short_messages_keep_the_order_of_their_tag() {
+    let (mut sends, mut receives, mut ordinary) = (0, 0, 0);
+    for seed in seeds(0, 48) {
+        let mut rng = Rng::new(seed);
+        let world = 2 + rng.below(3);
+        let config = if rng.chance(50) { tiny() } else { Config::DEFAULT };
+        let mut here = World::new(world, patient(config), seed);
+        here.shorts = 20 + rng.below(80);
+        let one_way = rng.chance(50);
+        let drawn: Vec<_> = (0..150)
+            .map(|_| {
+                // In one direction nothing else is in flight where messages are received.
+                let from = if one_way { 0 } else { rng.below(world) };
+                let to = if one_way { 1 } else { (from + 1 + rng.below(world - 1)) % world };
+                let len = match rng.below(5) {
+                    0 => 0,
+                    1 => rng.size(100),
+                    2 => 190 + rng.below(5),
+                    3 => SHORT_MESSAGE_MAX - 1 + rng.below(3),
+                    _ => rng.size(5000),
+                };
+                (from, to, rng.below(3) as u32, text(&mut rng, len))
+            })
+            .collect();
+        // Chained receives are in one order of all tags.
+        let sent = exchange(&mut here, drawn, one_way || rng.chance(30));
+        if one_way {
+            for place in 1..here.calls[1].len() {
+                here.calls[1][place].after = vec![place - 1];
+            }
+        }
+        here.run();
+        let (went, came) = shorts(&here, &sent);
+        (sends, receives, ordinary) = (sends + went, receives + came, ordinary + 300 - went - came);
+        check(&mut here, &sent);
+    }
+    assert!(sends > 500 && receives > 100 && ordinary > 500, "{sends} {receives} {ordinary}");
+}
+
+/// What a short message does not fit goes the ordinary way, which says what is wrong.
+#[test]
+fn short_messages_that_do_not_fit_are_left_where_they_are() {
+    let mut here = World::new(2, patient(Config::DEFAULT), 0);
+    let keys = here.group(1, &[0, 1]);
+    let of = |peer, tag, dtype| {
+        let call = message(peer, tag, dtype, vec![0; 8], &here);
+        ShortMessage { peer: call.peer, tag, fingerprint: call.fingerprint }
+    };
+    let (bytes, floats) = (of(1, 7, DType::U8), of(0, 7, DType::F32));
+    let (to_nobody, to_self) = (of(2, 7, DType::U8), of(0, 7, DType::U8));
+    let [first, second] = &mut here.engines[..] else { panic!("two ranks") };
+    for wrong in [to_nobody, to_self] {
+        assert_eq!(first.send_short(keys[0], &wrong, &[1; 8]), None);
+    }
+    assert_eq!(first.send_short(keys[0], &bytes, &vec![1; SHORT_MESSAGE_MAX + 1]), None);
+    assert!(first.send_short(keys[0], &bytes, &[1; 8]).is_some());
+    assert!(first.is_owing() && first.is_restless(), "a copy waits for the link");
+    let mut target = [0; 8];
+    let right = ShortMessage { peer: Rank(0), ..bytes };
+    assert_eq!(second.recv_short(keys[1], &right, &mut target), Looked::Absent);
+    here.run();
+    assert!(!here.engines[0].is_owing() && !here.engines[0].is_restless());
+    let second = &mut here.engines[1];
+    assert_eq!(second.recv_short(keys[1], &floats, &mut target), Looked::Unfit);
+    assert_eq!(second.recv_short(keys[1], &right, &mut [0; 9]), Looked::Unfit);
+    let other = ShortMessage { tag: 8, ..right };
+    assert_eq!(second.recv_short(keys[1], &other, &mut target), Looked::Absent);
+    assert_eq!(second.recv_short(keys[1], &right, &mut target), Looked::Taken(0));
+    assert_eq!(target, [1; 8]);
+    assert_eq!((second.footprint().point_pool, second.footprint().held), (0, 0));
 }
 
 #[test]

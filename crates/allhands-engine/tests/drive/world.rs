@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use allhands_engine::{
-    Config, Engine, Finished, GroupKey, GroupSpec, Loans, OpKey, PointSubmission, Pull, Refused,
-    Submission,
+    Config, Engine, Finished, GroupKey, GroupSpec, Loans, Looked, OpKey, PointSubmission, Pull,
+    Refused, ShortMessage, Submission,
 };
 use allhands_plan::{Buffer, Op};
 use allhands_wire::{Address, Fingerprint, HEADER_LEN, Header, Message, Peer};
@@ -86,12 +86,14 @@ pub struct Planned {
     /// Calls of this rank, by their places, that must have ended before.
     pub after: Vec<usize>,
     pub outcome: Option<Finished>,
+    /// The bytes of a short message that went without an operation.
+    pub short: Option<Vec<u8>>,
     pub refused: Option<Box<Refused>>,
 }
 
 impl Planned {
     fn ended(&self) -> bool {
-        self.outcome.is_some() || self.refused.is_some()
+        self.outcome.is_some() || self.refused.is_some() || self.short.is_some()
     }
 }
 
@@ -100,6 +102,29 @@ pub enum Call {
     Send(GroupKey, PointSubmission),
     Recv(GroupKey, PointSubmission),
     Made,
+}
+
+/// Sends or receives a message without an operation, if that can be done now. Returns its bytes.
+fn short(engine: &mut Engine, call: &Call) -> Option<Vec<u8>> {
+    let message = |call: &PointSubmission| ShortMessage {
+        peer: call.peer,
+        tag: call.tag,
+        fingerprint: call.fingerprint,
+    };
+    match call {
+        Call::Send(group, call) => {
+            let bytes = call.buffer.run(0, usize::MAX);
+            engine.send_short(*group, &message(call), bytes)?;
+            Some(bytes.to_vec())
+        }
+        Call::Recv(group, call) => {
+            engine.short_source(*group, call.peer)?;
+            let mut bytes = call.buffer.run(0, usize::MAX).to_vec();
+            let looked = engine.recv_short(*group, &message(call), &mut bytes);
+            matches!(looked, Looked::Taken(_)).then_some(bytes)
+        }
+        Call::Collective(..) | Call::Made => None,
+    }
 }
 
 pub struct World {
@@ -133,6 +158,8 @@ pub struct World {
     /// Bytes that links read straight to where they belong.
     pub direct: usize,
     pub loans: usize,
+    /// Percentage of messages that are tried without an operation first.
+    pub shorts: usize,
     held: Vec<bool>,
     held_orders: Vec<(usize, u64)>,
     called: Vec<Vec<Fingerprint>>,
@@ -193,6 +220,7 @@ impl World {
             events: 0,
             direct: 0,
             loans: 0,
+            shorts: 0,
             held: vec![false; world],
             held_orders: Vec::new(),
             called: vec![Vec::new(); world],
@@ -229,7 +257,8 @@ impl World {
 
     /// Plans a call of a rank; returns its place in the rank's list.
     pub fn plan(&mut self, rank: usize, order: u64, call: Call) -> usize {
-        self.calls[rank].push(Planned { call, after: Vec::new(), outcome: None, refused: None });
+        let (outcome, short, refused) = (None, None, None);
+        self.calls[rank].push(Planned { call, after: Vec::new(), outcome, short, refused });
         let place = self.calls[rank].len() - 1;
         match self.queues[rank].iter_mut().find(|(known, _)| *known == order) {
             Some((_, queue)) => queue.push_back(place),
@@ -454,8 +483,13 @@ impl World {
                 queue.pop_front();
             }
         }
+        let tries = self.shorts > 0 && self.rng.chance(self.shorts);
         let planned = &mut self.calls[rank][place];
         let engine = &mut self.engines[rank];
+        if tries && let Some(bytes) = short(engine, &planned.call) {
+            (planned.call, planned.short) = (Call::Made, Some(bytes));
+            return;
+        }
         let mut segment = None;
         let mut receives = 0;
         let taken = match std::mem::replace(&mut planned.call, Call::Made) {
@@ -549,7 +583,7 @@ impl World {
             }
             for (rank, calls) in self.calls.iter().enumerate() {
                 for (place, call) in calls.iter().enumerate() {
-                    if call.outcome.is_none() {
+                    if !call.ended() {
                         let made = matches!(call.call, Call::Made);
                         stuck += &format!("rank {rank} call {place} made {made}\n");
                     }
