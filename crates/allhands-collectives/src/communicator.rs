@@ -31,7 +31,7 @@ use crate::recipe::{Recipe, Recipes};
 use crate::record::{Dump, PER_RANK};
 use crate::selection::Selection;
 use crate::span;
-use crate::sparse::Lanes;
+use crate::sparse::{CHANNELS, Lanes};
 
 /// How one call differs from the group's defaults.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct CallOptions {
     /// How long the operation may take.
     pub timeout: Duration,
     /// Stream of operations inside the group: all ranks issue the same operations on it in the same order;
-    /// different channels are independent.
+    /// different channels are independent. Below [`CHANNELS`].
     pub channel: u32,
     /// Algorithm to use instead of the table's choice. All ranks must say the same.
     pub algorithm: Option<Algorithm>,
@@ -292,7 +292,14 @@ impl Communicator {
         input: Space,
         data: Space,
     ) -> Result<(Submission, Option<Space>), Box<Unstarted>> {
-        let recipe = match self.recipe(spec, options) {
+        let channel = options.channel;
+        let reserved = spec.part.is_none() && channel >= CHANNELS;
+        let recipe = if reserved {
+            Err(Invalid::ReservedChannel { channel })
+        } else {
+            self.recipe(spec, options)
+        };
+        let recipe = match recipe {
             Ok(recipe) => recipe,
             Err(reason) => {
                 let error = self.who.invalid(spec.operation(), reason);

@@ -11,7 +11,7 @@ use allhands_wire::{Cause, Descriptor, Peer, Report};
 
 use crate::operation::{CallFacts, Operation};
 use crate::record::Dump;
-use crate::sparse::{self, LATER_STEPS, SparseSide};
+use crate::sparse::{self, CHANNELS, SparseSide};
 
 /// The call that failed, on the rank where it failed.
 #[derive(Clone, Debug)]
@@ -301,9 +301,9 @@ pub enum Invalid {
     /// A channel of the other half.
     #[error(
         "channel {channel} is reserved for later steps of sparse calls; take one below {}",
-        LATER_STEPS
+        CHANNELS
     )]
-    SparseChannel {
+    ReservedChannel {
         /// The channel.
         channel: u32,
     },

@@ -1,4 +1,4 @@
-//! Collectives in shared memory on the calling thread: the shortest way there is.
+//! Collectives in shared memory, and short messages over any link, on the calling thread: the shortest way there is.
 //!
 //! A blocking call on a group with a board, when nothing else is in flight, needs no other thread, no entry in the
 //! engine and no memory of its own. It sits down in the driver's seat, runs its compiled plan, and gets up. Only when it
@@ -130,8 +130,9 @@ impl Shared {
         let Some((peer, sequence)) = sent else { return false };
         core.records.sent(call, bytes.len(), sequence);
         core.flush();
-        if core.engine.has_outgoing(peer) {
-            // The link has no room: whoever drives next goes on with it, the service thread if nobody else does.
+        if core.engine.has_outgoing(peer) || core.engine.is_restless() {
+            // The link has no room, or has just died: whoever drives next goes on with it, the service thread if nobody else
+            // does.
             self.finish_step(&mut core);
         }
         true

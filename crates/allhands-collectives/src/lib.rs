@@ -36,7 +36,7 @@ pub use planner::PLANS_KEPT;
 pub use processors::{Cores, PROCESSORS_MAX, Processors};
 pub use record::{RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig};
 pub use selection::Selection;
-pub use sparse::{LATER_STEPS, SparsePending, SparseSide};
+pub use sparse::{CHANNELS, SparsePending, SparseSide};
 
 pub use allhands_engine::{Config as EngineConfig, GroupSpec, Refusal};
 pub use allhands_plan::{Algorithm, Counts, Determinism, Own, Rank, Shape, Table};

@@ -99,7 +99,7 @@ fn a_service_that_gives_way_leaves_nobody_parked() {
             loom::thread::spawn(move || world.wait_for(1))
         };
         // The service drives one step, then leaves although work is left: the waiter must take over.
-        if world.seat.try_take() {
+        if world.seat.try_take_unwanted() {
             assert!(!world.driving.swap(true, Ordering::AcqRel), "two drivers at once");
             world.step();
             world.driving.store(false, Ordering::Release);

@@ -338,7 +338,8 @@ impl ProcessGroup {
     }
 
     /// A handle on the same group for another stream of operations: on one channel all ranks issue the same
-    /// operations in the same order; channels are independent of each other.
+    /// operations in the same order; channels are independent of each other. A channel below
+    /// [`CHANNELS`](crate::CHANNELS); calls on others are refused.
     #[must_use]
     pub fn on_channel(&self, channel: u32) -> Self {
         self.with_options(self.options.clone().on_channel(channel))

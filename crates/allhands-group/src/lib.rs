@@ -17,8 +17,8 @@ mod verbs;
 mod work;
 
 pub use allhands_collectives::{
-    CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError, FlightRecord,
-    Invalid, LATER_STEPS, Operation, RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig, Refusal,
+    CHANNELS, CallFacts, CallOptions, Context, DEFAULT_TIMEOUT, Error as OperationError,
+    FlightRecord, Invalid, Operation, RECORD_ENTRIES, RECORD_ENTRIES_MAX, RecordConfig, Refusal,
     Side, SparseSide,
 };
 pub use allhands_plan::{Algorithm, Determinism, Rank, Table, TableError};

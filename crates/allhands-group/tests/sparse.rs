@@ -331,9 +331,14 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
         let by = group.with_options(group.options().clone().by(Algorithm::Ring));
         let error = by.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap_err();
         assert!(matches!(reason(error), Invalid::SparseAlgorithm));
-        let high = group.on_channel(allhands_group::LATER_STEPS);
-        let error = high.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap_err();
-        assert!(matches!(reason(error), Invalid::SparseChannel { .. }));
+        for channel in [allhands_group::CHANNELS, u32::MAX] {
+            let high = group.on_channel(channel);
+            let error = high.all_reduce_sparse(&tensor, ReduceOp::Sum).unwrap_err();
+            assert!(matches!(reason(error), Invalid::ReservedChannel { .. }));
+            // Their numbers belong to the later steps of sparse calls.
+            let error = high.all_reduce(&mut [1.0_f32], ReduceOp::Sum).unwrap_err();
+            assert!(matches!(reason(error), Invalid::ReservedChannel { .. }));
+        }
         let at = |indices: &[i64], shape: &[usize]| {
             let indices = TensorRef::shaped(indices, shape).unwrap();
             reason(group.all_reduce_sparse_at(&tensor, indices, ReduceOp::Sum).unwrap_err())

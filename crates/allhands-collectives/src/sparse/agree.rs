@@ -240,6 +240,7 @@ mod tests {
     fn words_that_anybody_may_have_sent_do_no_harm() {
         let honest = card(&[1000, 3], &[3, 7, 8, 100]);
         let mut state = 7_u64;
+        let mut reads = 0;
         for _ in 0..20_000 {
             let mut words = [0; WORDS];
             honest.write(&mut words);
@@ -252,8 +253,10 @@ mod tests {
             if let Some(read) = Card::read(&words) {
                 assert!(read.points().is_sorted(), "{words:?}");
                 let _ = sides(&[read, honest.clone()], true);
+                reads += 1;
             }
         }
+        assert!((1..20_000).contains(&reads), "{reads} were read");
     }
 
     #[test]

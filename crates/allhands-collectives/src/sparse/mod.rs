@@ -57,7 +57,10 @@ use crate::operation::Operation;
 use crate::primitive::lock;
 
 /// Marks the channel on which the later steps of asynchronous sparse calls run. Channels of sparse calls are below.
-pub const LATER_STEPS: u32 = 1 << 31;
+pub(crate) const LATER_STEPS: u32 = 1 << 31;
+
+/// Channels that callers may name: the last one's later steps would be point-to-point messages.
+pub const CHANNELS: u32 = LATER_STEPS - 1;
 
 /// Bytes of rows of each rank that are staged at a time in shared memory: two tiles, which stay in the second-level cache.
 const STAGE_BOARD: usize = 512 * 1024;

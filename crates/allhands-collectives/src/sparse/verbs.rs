@@ -4,10 +4,24 @@ use allhands_tensor::{DType, ReduceOp, SparseError, SparseTensor, Tensor, Tensor
 
 use super::agree::Manner;
 use super::lanes::SPARSE_MAX;
-use super::{Begun, Call, LATER_STEPS, SparsePending, aligned, keys};
+use super::{Begun, CHANNELS, Call, SparsePending, aligned, keys};
 use crate::communicator::{CallOptions, Communicator};
 use crate::error::{Error, Invalid};
 use crate::operation::Operation;
+
+/// Breaks the group if the thread of a call panics: the others would wait for its next step.
+struct Panicking<'a> {
+    group: &'a Communicator,
+    operation: Operation,
+}
+
+impl Drop for Panicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.group.abort(format!("the thread of {} panicked", self.operation));
+        }
+    }
+}
 
 impl Communicator {
     /// The sum of all ranks' sparse tensors, coalesced, with the same bits on all ranks. A row that occurs on one rank only is
@@ -82,6 +96,7 @@ impl Communicator {
         };
         let (group, limits) = (self.another(), options.clone());
         let spawned = SparsePending::spawn(tensor, move |tensor| {
+            let _others_hear_of_it = Panicking { group: &group, operation };
             let call = Call::since(at, &group, operation, &limits, tensor.layout());
             let (met, mut buffers) = meeting.wait();
             met.map_err(|error| error.within(at.elapsed(), limits.timeout))?;
@@ -146,8 +161,8 @@ impl Communicator {
             Invalid::SparseReduction { op }
         } else if options.algorithm.is_some() {
             Invalid::SparseAlgorithm
-        } else if options.channel >= LATER_STEPS {
-            Invalid::SparseChannel { channel: options.channel }
+        } else if options.channel >= CHANNELS {
+            Invalid::ReservedChannel { channel: options.channel }
         } else {
             return Ok(());
         };

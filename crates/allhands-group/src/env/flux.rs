@@ -2,7 +2,7 @@
 
 use super::EnvError;
 use super::launcher::{Host, Launcher, Told};
-use super::variables::{Number, Variables, half, number, rank, ranks};
+use super::variables::{Variables, half, number, rank, ranks};
 
 /// What Flux says of this task. It names no hosts and no number of tasks on each, but whether there is one host.
 pub(super) fn read(variables: &impl Variables) -> Result<Option<Told>, EnvError> {
@@ -17,7 +17,7 @@ pub(super) fn read(variables: &impl Variables) -> Result<Option<Told>, EnvError>
         rank: task,
         world_size: size,
         local_rank: rank(variables, &["FLUX_TASK_LOCAL_ID"])?,
-        local_world_size: one_host.then_some(Number { variable: "FLUX_JOB_SIZE", ..size }),
+        local_world_size: one_host.then_some(size),
         host: if one_host { Host::This } else { Host::Unknown },
         job_id: variables.value("FLUX_JOB_ID"),
         restart: 0,

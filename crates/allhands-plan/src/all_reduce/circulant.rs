@@ -7,7 +7,6 @@
 //! R\[s..s1) to rank `r + s` and combines what comes from `r − s` into R\[0..s1−s). R\[0\] is the result.
 //! The all-gather goes the same way back. Nothing is copied: a message is cut where the blocks wrap around,
 //! at the same place on both sides.
-
 //!
 //! The hierarchical all-reduce goes through the same rounds, cell by cell, between one rank of each host.
 
