@@ -328,17 +328,18 @@ impl Records {
         self.short(call, part, (0, elements), sequence);
     }
 
-    /// It is over sooner than a reading of the clock would pay.
+    /// It is over sooner than a reading of the clock would pay, so one entry in [`TIMED_EVERY`] has one.
     fn short(&mut self, call: &ShortCall, part: Part, elements: (u64, u64), sequence: u64) {
         let Some(recorder) = self.groups.get_mut(call.group.index()) else { return };
         let facts = Facts::new(&call.descriptor, elements.0, elements.1);
+        let ended = recorder.made.is_multiple_of(TIMED_EVERY).then(Instant::now);
         recorder.push(Slot {
             facts: Facts { part, timeout: call.timeout, ..facts },
             id: 0,
             sequence,
             count: 1,
             created: None,
-            ended: None,
+            ended,
             phase: Phase::Ended,
         });
     }
