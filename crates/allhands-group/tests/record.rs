@@ -15,7 +15,7 @@ use allhands_group::env::{Launch, ProcessEnvironment};
 use allhands_group::record::{CallMode, Clock, Entry, FlightRecord, State};
 use allhands_group::{
     CallOptions, Config, DType, Error, OperationError, ProcessGroup, Rank, RecordConfig, ReduceOp,
-    Tensor, Transport,
+    SparseTensor, Tensor, Transport,
 };
 use ranks::{Ranks, free_port, pause, worker};
 
@@ -161,6 +161,58 @@ fn messages_and_channels_are_groups_of_their_own() {
         assert_eq!(entry.process_group.0, "world/channel-7");
         assert_eq!((entry.collective_seq_id, entry.allhands.channel), (0, 7));
         assert_eq!(entry.allhands.label, "metrics");
+    }
+}
+
+/// A sparse tensor of which each rank has another number of rows.
+fn uneven(rank: usize) -> SparseTensor {
+    let rows: Vec<i64> = (0..=rank as i64).collect();
+    let indices = Tensor::from_vec(rows).with_shape(&[1, rank + 1]).unwrap();
+    SparseTensor::new(indices, Tensor::from_slice(&vec![1.0f32; rank + 1]), &[10]).unwrap()
+}
+
+#[test]
+fn steps_of_a_sparse_sum_have_a_name_that_the_analyser_knows_and_no_sizes() {
+    let records = threads(3, &config(RecordConfig::default()), |group| {
+        group.all_reduce_sparse(&uneven(group.rank().index()), ReduceOp::Sum).unwrap();
+        group.flight_record()
+    });
+    for record in &records {
+        assert!(!record.entries.is_empty());
+        for entry in &record.entries {
+            assert_eq!(entry.profiling_name, "c10d:all_reduce", "{entry:#?}");
+            assert_eq!(
+                (&entry.input_sizes[..], &entry.output_sizes[..]),
+                (&[vec![]][..], &[vec![]][..])
+            );
+        }
+        assert_eq!(record.entries.len(), records[0].entries.len());
+    }
+}
+
+#[test]
+fn short_messages_have_their_numbers_and_times() {
+    const MESSAGES: u64 = 100;
+    let records = threads(2, &config(RecordConfig::default()), |group| {
+        let before = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        let mut one = [1u8];
+        for tag in 0..MESSAGES as u32 {
+            match group.rank() {
+                Rank(0) => group.send(&one, Rank(1), tag).unwrap(),
+                _ => group.recv(&mut one, Rank(0), tag).unwrap(),
+            }
+        }
+        (before, group.flight_record())
+    });
+    for (before, record) in &records {
+        let numbers: Vec<u64> = record.entries.iter().map(|entry| entry.p2p_seq_id).collect();
+        assert_eq!(numbers, (0..MESSAGES).collect::<Vec<_>>());
+        let tags = record.entries.iter().map(|entry| entry.allhands.tag.unwrap());
+        assert!(tags.eq(0..MESSAGES as u32));
+        let ended = record.entries.iter().map(|entry| entry.time_discovered_completed_ns.unwrap());
+        assert!(ended.clone().is_sorted() && ended.max().unwrap() <= record.origin.taken_ns);
+        let first = record.entries[0].time_discovered_completed_ns.unwrap();
+        assert!(*before <= first && record.entries[0].allhands.clock == Clock::Read);
     }
 }
 
@@ -482,6 +534,7 @@ fn torchfrtrace_finds_nothing_wrong_with_a_good_job() {
                 Rank(2) => group.recv(&mut nine, Rank(0), 1).unwrap(),
                 _ => {}
             }
+            group.all_reduce_sparse(&uneven(me), ReduceOp::Sum).unwrap();
             group.on_channel(1).barrier().unwrap();
             group.barrier().unwrap();
         }

@@ -281,6 +281,10 @@ fn name(facts: &Facts, who: &Who) -> String {
         (_, Some(both @ (Operation::AllGather | Operation::ReduceScatter))) => {
             format!("{both}{uneven}")
         }
+        // The analyser stops at a name that it does not know, and knows nothing of sparse tensors.
+        (_, Some(Operation::AllReduceSparse | Operation::AllReduceSparseAt)) => {
+            Operation::AllReduce.name().to_owned()
+        }
         (_, Some(other)) => other.name().to_owned(),
         (_, None) => format!("operation_{}", facts.operation),
     }
@@ -306,9 +310,10 @@ impl Sizes {
             _ => {}
         }
         let (input_elements, output_elements) = (input, output);
-        let differs = facts.uneven.then(|| operation(facts)).flatten();
-        let size = |elements: u64, side: Operation| match differs {
-            Some(found) if found == side => Vec::new(),
+        let size = |elements: u64, side: Operation| match operation(facts) {
+            Some(found) if facts.uneven && found == side => Vec::new(),
+            // The steps of a sparse sum move what each rank has.
+            Some(Operation::AllReduceSparse | Operation::AllReduceSparseAt) => Vec::new(),
             _ => vec![elements],
         };
         let dtypes = DType::from_code(facts.dtype).map(torch_name).map(str::to_owned);
