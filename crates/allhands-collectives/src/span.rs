@@ -12,7 +12,6 @@ use tracing::{Level, Span};
 
 use crate::communicator::{CallOptions, Communicator, Message, Side, Spec, describe};
 use crate::error::Error;
-use crate::operation::Operation;
 
 const TARGET: &str = "allhands::operation";
 
@@ -34,7 +33,7 @@ fn told(group: &Communicator, spec: &Spec, options: &CallOptions) -> Span {
     tracing::trace_span!(
         target: TARGET,
         "collective",
-        operation = Operation::of(&spec.shape).name(),
+        operation = spec.operation().name(),
         group = group.name(),
         rank = group.rank().0,
         world_size = group.world_size(),
