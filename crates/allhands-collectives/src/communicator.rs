@@ -13,12 +13,13 @@ use allhands_plan::{Algorithm, Rank, Shape};
 use allhands_record::{CallMode, FlightRecord};
 use allhands_tensor::lend::{LendScope, lend_scope};
 use allhands_tensor::{DType, Kernel, ReduceOp, Tensor};
-use allhands_wire::{Cause, Descriptor, Dims, Peer, Text};
+use allhands_wire::{Cause, Descriptor, Peer};
 use smallvec::SmallVec;
 use tracing::Span;
 
 use crate::cell::{Cell, Outcome};
 use crate::core::{Begin, Call, Medium};
+use crate::describe;
 use crate::error::{Error, Invalid, Who};
 use crate::inline::{Caller, Ended, ShortCall};
 use crate::memory::{Borrowed, Pieces, Slices};
@@ -28,7 +29,7 @@ use crate::pending::{Pending, judge};
 use crate::planner::Planner;
 use crate::primitive::{Mutex, lock};
 use crate::recipe::{Recipe, Recipes};
-use crate::record::{Dump, PER_RANK};
+use crate::record::Dump;
 use crate::selection::Selection;
 use crate::span;
 use crate::sparse::{CHANNELS, Lanes};
@@ -275,7 +276,7 @@ impl Communicator {
         } else {
             lock(&self.planner).plan(&spec.shape, algorithm, size)?
         };
-        let descriptor = describe(spec, options, algorithm);
+        let descriptor = describe::collective(spec, options, algorithm);
         let mut recipes = lock(&self.recipes);
         let number = recipes.number();
         let recipe = Arc::new(Recipe::new(spec, options, kernel, plan, descriptor, number));
@@ -518,7 +519,7 @@ impl Communicator {
     ) -> Begin {
         let buffer = Space::single(storage);
         let count = (buffer.len() / message.dtype.size()) as u64;
-        let whole = Descriptor { count, ..describe_message(message, options) };
+        let whole = Descriptor { count, ..describe::message(message, options) };
         let now = Instant::now();
         let submission = PointSubmission {
             peer: message.peer,
@@ -538,7 +539,7 @@ impl Communicator {
     /// A message as it goes without an operation.
     fn short(&self, message: &Message, options: &CallOptions) -> ShortCall {
         let Message { peer, tag, dtype } = *message;
-        let descriptor = describe_message(message, options);
+        let descriptor = describe::message(message, options);
         ShortCall {
             group: self.key,
             message: ShortMessage { peer, tag, fingerprint: descriptor.fingerprint() },
@@ -752,82 +753,6 @@ impl<'env> Scope<'_, 'env> {
         let storage = Storage::LentMut(self.lend.lend_mut(bytes));
         let pending = self.communicator.start_point(Side::Recv, message, options, storage);
         self.pending.borrow_mut().push(pending);
-    }
-}
-
-/// A message, apart from its length: that is compared message by message, so that the error can tell both.
-fn describe_message(message: &Message, options: &CallOptions) -> Descriptor {
-    Descriptor {
-        op: Operation::Message.code(),
-        dtype: message.dtype.code(),
-        label: Text::new(&options.label),
-        ..Descriptor::default()
-    }
-}
-
-pub(crate) fn describe(spec: &Spec, options: &CallOptions, algorithm: Algorithm) -> Descriptor {
-    use allhands_plan::Counts;
-    let of = |counts: &Counts| match counts {
-        Counts::Equal(count) => (*count, 1),
-        // Lengths differ by rank on purpose: they are compared message by message.
-        Counts::PerRank(_) => (0, PER_RANK),
-    };
-    let (count, extra) = match &spec.shape {
-        Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {
-            (*len, 0)
-        }
-        Shape::AllGather { counts, .. }
-        | Shape::Gather { counts, .. }
-        | Shape::Scatter { counts, .. }
-        | Shape::ReduceScatter { counts } => of(counts),
-        Shape::AllToAll { send, .. } => of(send),
-        Shape::Barrier => (0, 0),
-    };
-    let root = match &spec.shape {
-        Shape::Broadcast { root, .. }
-        | Shape::Reduce { root, .. }
-        | Shape::Gather { root, .. }
-        | Shape::Scatter { root, .. } => Some(root.0),
-        _ => None,
-    };
-    let flat = match &spec.shape {
-        Shape::AllReduce { len } | Shape::Broadcast { len, .. } | Shape::Reduce { len, .. } => {
-            Some(*len)
-        }
-        _ => None,
-    };
-    let shape = match flat {
-        Some(len) if spec.dims.is_empty() => Dims::new(&[len]),
-        _ => Dims::new(&spec.dims),
-    };
-    let premul_bits = match spec.reduction {
-        Some(ReduceOp::PremulSum(factor)) => factor.to_bits(),
-        _ => 0,
-    };
-    if let Some(part) = spec.part {
-        return Descriptor {
-            op: part.operation.code(),
-            // Sparse tensors are only added.
-            reduce_op: ReduceOp::Sum.code(),
-            dtype: part.dtype.map_or(0, DType::code),
-            algorithm: algorithm.id(),
-            extra: u64::from(part.step) << 8 | extra,
-            label: Text::new(&options.label),
-            shape: Dims::new(&spec.dims),
-            ..Descriptor::default()
-        };
-    }
-    Descriptor {
-        op: Operation::of(&spec.shape).code(),
-        reduce_op: spec.reduction.map_or(0, |op| op.code()),
-        dtype: spec.dtype.map_or(0, DType::code),
-        algorithm: algorithm.id(),
-        root,
-        count,
-        premul_bits,
-        extra,
-        label: Text::new(&options.label),
-        shape,
     }
 }
 

@@ -10,6 +10,7 @@ mod board;
 mod cell;
 mod communicator;
 mod core;
+mod describe;
 mod error;
 mod inline;
 mod memory;

@@ -10,7 +10,8 @@ use allhands_wire::Descriptor;
 use tracing::field::Empty;
 use tracing::{Level, Span};
 
-use crate::communicator::{CallOptions, Communicator, Message, Side, Spec, describe};
+use crate::communicator::{CallOptions, Communicator, Message, Side, Spec};
+use crate::describe;
 use crate::error::Error;
 
 const TARGET: &str = "allhands::operation";
@@ -29,7 +30,7 @@ pub(crate) fn collective(group: &Communicator, spec: &Spec, options: &CallOption
 #[cold]
 fn told(group: &Communicator, spec: &Spec, options: &CallOptions) -> Span {
     let algorithm = options.algorithm.unwrap_or_else(|| group.algorithm(spec));
-    let Descriptor { count, root, .. } = describe(spec, options, algorithm);
+    let Descriptor { count, root, .. } = describe::collective(spec, options, algorithm);
     tracing::trace_span!(
         target: TARGET,
         "collective",
