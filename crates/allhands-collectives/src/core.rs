@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use allhands_engine::flat::{FlatCall, Ticket};
 use allhands_engine::{
-    Engine, GroupKey, GroupSpec, LoanBase, OpKey, PointSubmission, Refusal, Refused, Submission,
+    Engine, GroupKey, GroupSpec, LoanBase, OpKey, PointSubmission, Refusal, Refused, Space,
+    Submission,
 };
 use allhands_record::CallMode;
 use allhands_transport::{Closed, Links, Port, Slices};
@@ -307,6 +308,16 @@ impl Core {
         }
     }
 
+    /// Answers those whose operations went with a driver that panicked. Their tensors did, too.
+    pub(crate) fn answer_lost(&mut self) {
+        for key in self.engine.forget_lost() {
+            if let Some(cell) = self.cells.get_mut(key.index()).and_then(Option::take) {
+                let (reason, input, data) = (Refusal::Panicked, Space::empty(), Space::empty());
+                self.put(cell, Outcome::Refused(Box::new(Refused { reason, input, data })));
+            }
+        }
+    }
+
     fn put(&mut self, cell: Arc<Cell>, outcome: Outcome) {
         self.wakers.extend(cell.put(outcome));
         self.orphans.extend(Arc::into_inner(cell));
@@ -382,7 +393,7 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use allhands_engine::{Config, Prepared, Space, Storage};
+    use allhands_engine::{Config, Prepared, Storage};
     use allhands_plan::{Algorithm, Plan, Rank, Shape};
     use allhands_transport::local;
     use allhands_wire::Descriptor;

@@ -311,6 +311,7 @@ impl Shared {
         let mut sitting = Sitting { shared: self, core: Some(core) };
         self.core.clear_poison();
         sitting.engine.abort_all(Cause::DriverPanic, "a thread panicked in the driver's seat");
+        sitting.answer_lost();
         sitting.flush();
         self.finish_step(&mut sitting);
         sitting

@@ -214,6 +214,8 @@ pub struct Engine {
     pub(crate) groups: Vec<Option<Group>>,
     ops: Vec<Slot>,
     free: Vec<u32>,
+    /// Places whose operations went with a panic.
+    lost: Vec<u32>,
     pub(crate) peers: Vec<PeerState>,
     /// Peers from which nothing more will come.
     pub(crate) closed: usize,
@@ -257,6 +259,7 @@ impl Engine {
             groups: Vec::new(),
             ops: Vec::new(),
             free: Vec::new(),
+            lost: Vec::new(),
             peers: (0..world).map(|_| PeerState::default()).collect(),
             closed: 0,
             leaving: false,
@@ -369,6 +372,19 @@ impl Engine {
         self.ops[index].op = Some(op);
     }
 
+    /// Operations that were in the hands of a driver when it panicked: they went with its stack, and will not end by themselves.
+    /// Their places stay empty, since their group still knows them.
+    pub fn forget_lost(&mut self) -> Vec<OpKey> {
+        let slots = (0..).zip(&self.ops);
+        let lost: Vec<OpKey> = slots
+            .filter(|(_, slot)| slot.op.is_none())
+            .filter(|(index, _)| !self.free.contains(index) && !self.lost.contains(index))
+            .map(|(index, slot)| OpKey { index, generation: slot.generation })
+            .collect();
+        self.lost.extend(lost.iter().map(|key| key.index));
+        lost
+    }
+
     pub(crate) fn keys_in_group(&self, group: u32) -> Vec<OpKey> {
         let in_group =
             |slot: &Slot| slot.op.as_ref().filter(|op| op.group == group).map(|op| op.key);
@@ -401,7 +417,7 @@ impl Engine {
     /// Operations in flight.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.ops.len() - self.free.len()
+        self.ops.len() - self.free.len() - self.lost.len()
     }
 
     /// The next operation that has ended.
@@ -744,3 +760,6 @@ pub(crate) enum Side {
     Send,
     Recv,
 }
+
+#[cfg(test)]
+mod tests;

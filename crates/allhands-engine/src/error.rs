@@ -44,6 +44,11 @@ pub enum Refusal {
     /// The group has failed before.
     #[error("the group has failed: {}", .0.cause)]
     Failed(Arc<Report>),
+    /// The operation was being worked on when a thread panicked, and went with its stack.
+    #[error(
+        "a thread panicked while it worked on this operation; its log has the panic's message, please report it"
+    )]
+    Panicked,
     /// A member has left in order; collectives need all of them.
     #[error("{rank} has left the group; make a new group of the remaining ranks")]
     Left {

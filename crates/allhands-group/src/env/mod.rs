@@ -320,7 +320,7 @@ fn resolve(master: &str, port: u16) -> Result<Vec<SocketAddr>, EnvError> {
     if found.is_empty() { Err(failed("no address".to_owned())) } else { Ok(found) }
 }
 
-/// Lets time pass.
+/// Waits without an event: a resolver tells nobody when a name appears.
 fn rest(length: Duration) {
     let start = Instant::now();
     while let Some(left) = length.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
