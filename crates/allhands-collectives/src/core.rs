@@ -288,13 +288,9 @@ impl Core {
     }
 
     fn answer(&mut self) {
-        if let (Some(board), Some(group)) = (&mut self.board, self.shared)
-            && !self.withdrawn
-            && self.engine.has_failed(group)
-        {
+        if self.shared.is_some_and(|group| self.engine.has_failed(group)) {
             // Before anybody gets back what was lent.
-            self.withdrawn = true;
-            board.withdraw();
+            self.withdraw();
         }
         self.records.take_failed(&self.engine, &mut self.failed);
         let mut now = None;
@@ -305,6 +301,15 @@ impl Core {
                 cell.begin(finished.seq);
                 self.put(cell, Outcome::Finished(finished, took));
             }
+        }
+    }
+
+    /// Says, once, that what was lent in shared memory may change from now on: its group fails.
+    pub(crate) fn withdraw(&mut self) {
+        if let Some(board) = &mut self.board
+            && !std::mem::replace(&mut self.withdrawn, true)
+        {
+            board.withdraw();
         }
     }
 

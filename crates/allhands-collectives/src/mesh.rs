@@ -256,6 +256,8 @@ impl Drop for Mesh {
 pub(crate) struct Sitting<'a> {
     shared: &'a Shared,
     core: Option<MutexGuard<'a, Core>>,
+    /// The thread was unwinding when it sat down, so what it does here has not panicked.
+    unwinding: bool,
 }
 
 impl std::ops::Deref for Sitting<'_> {
@@ -277,6 +279,13 @@ impl std::ops::DerefMut for Sitting<'_> {
 impl Drop for Sitting<'_> {
     #[inline]
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && !self.unwinding
+            && let Some(core) = &mut self.core
+        {
+            // A caller further up gets back what it has lent, before anybody hears of it.
+            core.withdraw();
+        }
         self.core = None;
         self.shared.leave();
     }
@@ -298,8 +307,9 @@ impl Shared {
     /// Sits down in the seat that was just taken.
     #[inline]
     pub(crate) fn sit(&self) -> Sitting<'_> {
+        let unwinding = std::thread::panicking();
         match self.core.lock() {
-            Ok(core) => Sitting { shared: self, core: Some(core) },
+            Ok(core) => Sitting { shared: self, core: Some(core), unwinding },
             Err(panicked) => self.recover(panicked.into_inner()),
         }
     }
@@ -308,7 +318,8 @@ impl Shared {
     #[cold]
     fn recover<'a>(&'a self, core: MutexGuard<'a, Core>) -> Sitting<'a> {
         // From here on a panic leaves the seat again, and the next one finds the lock poisoned as this one did.
-        let mut sitting = Sitting { shared: self, core: Some(core) };
+        let unwinding = std::thread::panicking();
+        let mut sitting = Sitting { shared: self, core: Some(core), unwinding };
         self.core.clear_poison();
         sitting.engine.abort_all(Cause::DriverPanic, "a thread panicked in the driver's seat");
         sitting.answer_lost();
