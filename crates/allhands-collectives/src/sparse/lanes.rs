@@ -42,11 +42,20 @@ pub(crate) struct Place {
 }
 
 impl Lanes {
-    /// A place behind the calls of the same channel; `None` if too many calls are under way.
-    pub(crate) fn enter(self: &Arc<Self>, channel: u32) -> Option<Place> {
+    /// A place behind the calls of the same channel; `None` if too many calls are under way for too long. A refusal at once
+    /// would depend on which calls have ended here, and ranks would not agree on it.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        channel: u32,
+        deadline: Option<Instant>,
+    ) -> Option<Place> {
         let mut state = lock(&self.state);
-        if state.under_way == SPARSE_MAX {
-            return None;
+        while state.under_way == SPARSE_MAX {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            state = wait(&self.moved, state, left);
         }
         state.under_way += 1;
         let number = state.next;
@@ -116,8 +125,8 @@ mod tests {
     #[test]
     fn places_are_taken_in_order_and_bounded() {
         let lanes = Arc::<Lanes>::default();
-        let (first, other) = (lanes.enter(1).unwrap(), lanes.enter(2).unwrap());
-        let second = lanes.enter(1).unwrap();
+        let (first, other) = (lanes.enter(1, None).unwrap(), lanes.enter(2, None).unwrap());
+        let second = lanes.enter(1, None).unwrap();
         let soon = || Some(Instant::now() + Duration::from_millis(5));
         first.wait(None);
         other.wait(None);
@@ -126,10 +135,14 @@ mod tests {
         drop(first);
         waiting.join().unwrap();
         drop(other);
-        let many: Vec<_> = (0..SPARSE_MAX).map(|_| lanes.enter(3).unwrap()).collect();
-        assert!(lanes.enter(4).is_none());
+        let many: Vec<_> = (0..SPARSE_MAX).map(|_| lanes.enter(3, None).unwrap()).collect();
+        assert!(lanes.enter(4, soon()).is_none());
+        let patient = {
+            let lanes = lanes.clone();
+            std::thread::spawn(move || drop(lanes.enter(4, None).unwrap()))
+        };
         drop(many);
-        assert!(lanes.enter(4).is_some());
+        patient.join().unwrap();
         assert!(lock(&lanes.state).lanes.is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! The calls themselves: what they check, and who runs their steps.
 
+use std::time::Instant;
+
 use allhands_tensor::{DType, ReduceOp, SparseError, SparseTensor, Tensor, TensorRef};
 
 use super::agree::Manner;
@@ -146,7 +148,8 @@ impl Communicator {
         if let Some(row) = stranger {
             return Err(self.invalid(operation, Invalid::SparseStranger { key: order.keys()[row] }));
         }
-        let place = self.lanes.enter(options.channel);
+        let deadline = Instant::now().checked_add(options.timeout);
+        let place = self.lanes.enter(options.channel, deadline);
         let full = || self.invalid(operation, Invalid::TooManySparse { limit: SPARSE_MAX });
         Ok(Begun { order, agreed, place: place.ok_or_else(full)? })
     }
