@@ -95,8 +95,9 @@ fn strangers_do_not_disturb_a_job() {
     for rank in 0..2 {
         let key = format!("allhands/default/0/world/rank/{rank}");
         let entry = store.get_within(&key, PATIENCE).unwrap();
-        // After the world size and the transport.
-        for address in Endpoint::decode(&entry[5..]).unwrap().addresses() {
+        // After the world size, the transport, and the processors behind their length.
+        let endpoint = &entry[6 + usize::from(entry[5])..];
+        for address in Endpoint::decode(endpoint).unwrap().addresses() {
             strangers.push(wave(*address, &mut dice));
         }
     }
