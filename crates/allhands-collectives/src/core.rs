@@ -192,13 +192,17 @@ impl Core {
         let call = self.records.call(group, &begin, mode, &self.engine);
         let taken = match begin {
             Begin::Collective(mut submission) => {
-                if self.shared == Some(group) && submission.runs_on_board() {
-                    submission.loan = self.loan(
-                        submission.input.piece().unwrap_or(&[]),
-                        submission.data.piece().unwrap_or(&[]),
-                    );
+                let on_board = self.shared == Some(group) && submission.runs_on_board();
+                match &self.board {
+                    Some(board) if on_board => {
+                        submission.loan = self.loan(
+                            submission.input.piece().unwrap_or(&[]),
+                            submission.data.piece().unwrap_or(&[]),
+                        );
+                        self.engine.submit_on_board(group, submission, board)
+                    }
+                    _ => self.engine.submit(group, submission),
                 }
-                self.engine.submit(group, submission)
             }
             Begin::Send(submission) => self.engine.submit_send(group, submission),
             Begin::Recv(submission) => self.engine.submit_recv(group, submission),

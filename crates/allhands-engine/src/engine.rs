@@ -231,6 +231,15 @@ pub struct Engine {
     pub(crate) spare: Spare,
 }
 
+/// What is known of members who have left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// Whether they are needed is to be found out.
+    Asked,
+    /// All that an operation needs of them is on their boards.
+    Done,
+}
+
 #[derive(Debug)]
 struct Slot {
     generation: u32,
@@ -447,7 +456,17 @@ impl Engine {
     /// # Errors
     /// The group has failed, or the buffers do not fit the plan; the buffers come back.
     pub fn submit(&mut self, group: GroupKey, call: Submission) -> Result<OpKey, Box<Refused>> {
-        if let Err(reason) = self.check(group, &call) {
+        self.submit_beside(group, call, Gone::Asked)
+    }
+
+    /// As [`Engine::submit`], with what is known of members who have left.
+    pub(crate) fn submit_beside(
+        &mut self,
+        group: GroupKey,
+        call: Submission,
+        gone: Gone,
+    ) -> Result<OpKey, Box<Refused>> {
+        if let Err(reason) = self.check(group, &call, gone) {
             return Err(Box::new(Refused { reason, input: call.input, data: call.data }));
         }
         let key = self.new_key();
@@ -527,7 +546,7 @@ impl Engine {
         Ok(key)
     }
 
-    fn check(&mut self, group: GroupKey, call: &Submission) -> Result<(), Refusal> {
+    fn check(&mut self, group: GroupKey, call: &Submission, gone: Gone) -> Result<(), Refusal> {
         let owner = self.group_ref(group.0);
         if let Health::Failed(failure) = &owner.health {
             return Err(Refusal::Failed(failure.clone()));
@@ -537,7 +556,8 @@ impl Engine {
         if matches!(owner.health, Health::Good) {
             for (rank, &peer) in (0..).map(Rank).zip(&owner.members) {
                 self.reachable(peer, rank)?;
-                if self.peers[peer.index()].closed && self.misses(owner, call, rank) {
+                let closed = self.peers[peer.index()].closed && gone == Gone::Asked;
+                if closed && self.misses(owner, call, rank) {
                     return Err(Refusal::Left { rank });
                 }
             }

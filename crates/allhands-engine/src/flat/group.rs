@@ -17,10 +17,10 @@ use super::run::{FlatCall, FlatRun, FlatStep, Ledger, Memory, Task};
 use super::{Board, Note};
 use crate::buffers::Buffers;
 use crate::config::HISTORY;
-use crate::engine::{Channel, Engine, GroupKey, Past};
-use crate::error::Violation;
+use crate::engine::{Channel, Engine, Gone, GroupKey, Past};
+use crate::error::{Refused, Violation};
 use crate::failure::Health;
-use crate::op::{Body, LoanBase, OpKey, OpState, Prepared};
+use crate::op::{Body, LoanBase, OpKey, OpState, Prepared, Submission};
 
 /// The channel whose operations run on the board: publications have one order, so only one channel has it.
 pub const BOARD_CHANNEL: u32 = 0;
@@ -103,6 +103,24 @@ impl Engine {
         channel.first = channel.next;
         flat.inline = Inline::Running;
         Some(Ticket { seq, run: FlatRun::default() })
+    }
+
+    /// As [`Engine::submit`], for an operation that runs on the group's board: what a member published before it left is
+    /// still there.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_on_board<B: Board>(
+        &mut self,
+        group: GroupKey,
+        call: Submission,
+        board: &B,
+    ) -> Result<OpKey, Box<Refused>> {
+        let flat = self.group_ref(group.0).flat.as_deref();
+        // The next publication of a member belongs to this operation only if no other comes first.
+        let next = flat.is_some_and(|flat| flat.queue.is_empty() && flat.inline == Inline::Nothing);
+        let done = self.closed > 0 && next && !self.lacks_member(group, &call.plan, board);
+        self.submit_beside(group, call, if done { Gone::Done } else { Gone::Asked })
     }
 
     /// Whether an operation needs something of a member that has gone: all that is left of it is on its board.
