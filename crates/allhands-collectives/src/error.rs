@@ -440,21 +440,23 @@ impl Who {
         limit: Duration,
         reason: &str,
     ) -> Error {
+        let context = self.without_number(operation, limit);
+        Error::PeerFailed { context, ranks: vec![rank], reason: reason.to_owned() }
+    }
+
+    /// A call of which no more is known than its operation.
+    fn without_number(&self, operation: Operation, limit: Duration) -> Box<Context> {
         let call = CallFacts::of(&Descriptor { op: operation.code(), ..Descriptor::default() });
-        Error::PeerFailed {
-            context: Box::new(Context {
-                group: self.group.clone(),
-                call,
-                sequence: 0,
-                channel: 0,
-                rank: self.rank,
-                world_size: self.members.len() as u32,
-                elapsed: Duration::ZERO,
-                limit,
-            }),
-            ranks: vec![rank],
-            reason: reason.to_owned(),
-        }
+        Box::new(Context {
+            group: self.group.clone(),
+            call,
+            sequence: 0,
+            channel: 0,
+            rank: self.rank,
+            world_size: self.members.len() as u32,
+            elapsed: Duration::ZERO,
+            limit,
+        })
     }
 
     /// The error of a call in which a rank sent what makes no sense.
@@ -465,12 +467,8 @@ impl Who {
         limit: Duration,
         what: &str,
     ) -> Error {
-        match self.gone(operation, rank, limit, "") {
-            Error::PeerFailed { context, ranks, .. } => {
-                Error::Protocol { context, ranks, reason: format!("it sent {what}") }
-            }
-            other => other,
-        }
+        let context = self.without_number(operation, limit);
+        Error::Protocol { context, ranks: vec![rank], reason: format!("it sent {what}") }
     }
 
     pub(crate) fn failed(&self, failure: &Failure, limit: Duration) -> Error {
