@@ -672,7 +672,7 @@ impl Service {
             || self.shared.pending.load(Ordering::SeqCst) > 0
             || self.shared.inbox_filled.load(Ordering::SeqCst)
             || self.shared.core.is_poisoned();
-        if unattended && self.shared.seat.try_take_unwanted() {
+        if unattended && self.shared.try_take_seat() {
             self.attend(&mut self.shared.sit());
             self.control_events(Some(Duration::ZERO), watch);
         } else {

@@ -49,7 +49,7 @@ impl Processors {
         Self { words, share }
     }
 
-    /// As bytes for a store.
+    /// As bytes, for whoever carries them to other ranks.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let words = self.words.iter().flat_map(|word| word.to_le_bytes());
